@@ -1,0 +1,83 @@
+"""Folders that are whole or absent: written aside, flushed to disk, then renamed into place."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from limner.errors import CheckpointError
+
+
+@contextlib.contextmanager
+def publish(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder to write into; when the block ends well, it becomes `folder` at once.
+
+    Every file and the folder are flushed (fsync) before the rename, and the parent after it. An existing `folder` stays until its
+    successor is complete. If the block fails, nothing is left of it.
+    Raises: CheckpointError when the disk refuses (full, read-only).
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        temporary.mkdir()
+        yield temporary
+        for path in sorted(temporary.rglob("*")):
+            if path.is_file():
+                _sync(path)
+        _sync(temporary)
+        old = None
+        if folder.exists():
+            old = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.old"
+            folder.rename(old)
+        temporary.rename(folder)
+        _sync(folder.parent)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            f"{folder}: cannot be written: {reason}. What was there before is untouched; "
+            f"make room or choose another --out."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all.
+
+    Raises: CheckpointError when the disk refuses.
+    """
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        _sync(temporary)
+        temporary.rename(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Delete what writes that were killed left behind in a folder (hidden *.tmp and *.old)."""
+    for path in parent.glob(".*"):
+        if path.suffix == ".old" and not (parent / path.name[1:].rsplit(".", 2)[0]).exists():
+            path.rename(parent / path.name[1:].rsplit(".", 2)[0])  # killed between the two renames
+        elif path.suffix in (".tmp", ".old"):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,4 @@
+"""Placeholder, replaced below."""
+from limner.networks.base import NetworkConfig
+class DiT(NetworkConfig):
+    kind: str = "dit"
