@@ -19,14 +19,14 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from limner import guidance
 from limner.errors import ConfigError, PromptError
 from limner.files import write_text
+from limner.guidance import GUIDANCE
 from limner.model import Model
-from limner.process.times import GRIDS
-from limner.samplers import get_sampler
+from limner.process.times import FittedGrid, make_grid
+from limner.samplers import get_sampler, inpaint, start
 from limner.sampling import Sampling
-from limner.types import Denoise, Step
+from limner.types import Conditioning, Denoise, Step
 
 MAX_IMAGES = 1_000_000
 
@@ -44,36 +44,73 @@ def initial_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> tuple[Tensor,
     return noise(), noise
 
 
-def guided(model: Model, prompts: Sequence[str], sampling: Sampling, *, negative: str | None = None) -> Denoise:
+@dataclass(frozen=True)
+class Beginning:
+    """Where a batch starts, when not from pure noise for its prompts.
+
+    Arguments:
+        x0: latents [B, C, H, W] of pictures to start from (image-to-image), with strength in (0, 1]: the time to start at.
+        mask: [1 or B, 1, H, W] in latents' size, 1 where x0 is kept (inpainting).
+        eps: noise [B, C, H, W] instead of the seeds' own (interpolation).
+        conditioning: of the B images instead of the prompts' own (interpolation).
+    """
+
+    x0: Tensor | None = None
+    strength: float = 1.0
+    mask: Tensor | None = None
+    eps: Tensor | None = None
+    conditioning: Conditioning | None = None
+
+
+def guided(
+    model: Model,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    *,
+    negative: str | None = None,
+    conditioning: Conditioning | None = None,
+) -> Denoise:
     """Return `denoise(x_t, t)` for a batch of prompts, guidance and clipping included."""
-    conditioning = model.encode(list(prompts))
-    other = model.encode([negative or ""] * len(prompts)) if sampling.guidance != 1 else conditioning
-    denoise = guidance.cfg(
-        model.denoise,
-        conditioning,
-        other,
-        scale=sampling.guidance,
-        interval=sampling.interval,
-        rescale=sampling.rescale,
-    )
+    conditioning = conditioning if conditioning is not None else model.encode(list(prompts))
+    null = model.encode([negative or ""] * len(prompts))
+    own = {"rescale": sampling.rescale} if sampling.guidance_kind == "cfg" else {}
+    described = {"kind": sampling.guidance_kind, "scale": sampling.guidance, "interval": sampling.interval, **own}
+    guide: Any = GUIDANCE.parse(described)
+    weak = model.weak.denoise if model.weak else None
+    denoise = guide.apply(model.denoise, conditioning, null, process=model.process, weak=weak)
     if not sampling.clip:
         return denoise
     return lambda x_t, t: model.codec.clip(denoise(x_t, t))
 
 
 def trajectory(
-    model: Model, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling | None = None, *, negative: str | None = None
+    model: Model,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling | None = None,
+    *,
+    negative: str | None = None,
+    beginning: Beginning | None = None,
 ) -> Iterator[Step]:
     """Yield the steps of one batch; the last one's x is the sample, as latents."""
-    sampling = sampling or model.config.sample
+    sampling, beginning = sampling or model.config.sample, beginning or Beginning()
     sampler = get_sampler(sampling.sampler)
     eps, noise = initial_noise(seeds, model.latent_shape)
-    times = GRIDS[sampling.grid](model.process, sampling.steps, t_max=model.config.t_max)
-    x = (eps * model.process.sigma(times[:1]).float()).to(model.device)
-    options: dict[str, Any] = {"eta": sampling.eta} if sampling.sampler == "ddim" else {}
+    eps = (beginning.eps if beginning.eps is not None else eps).to(model.device)
+    t_max = model.config.t_max
+    if beginning.x0 is not None:
+        t_max = min(t_max, beginning.strength)
+    times = make_grid(sampling.grid, model.process, sampling.steps, t_max=t_max)
+    x = start(model.process, beginning.x0, eps, float(times[0])).float()
+    denoise = guided(model, prompts, sampling, negative=negative, conditioning=beginning.conditioning)
+    if beginning.mask is not None and beginning.x0 is not None:
+        denoise = inpaint(denoise, beginning.x0, beginning.mask.expand_as(x))
+    options: dict[str, Any] = {"eta": sampling.eta} if sampling.eta else {}
+    if isinstance(sampling.grid, FittedGrid):
+        options |= sampling.grid.options
     if sampler.stochastic or sampling.eta:
         options["noise"] = lambda: noise().to(model.device)
-    yield from sampler.function(guided(model, prompts, sampling, negative=negative), x, times, model.process, **options)
+    yield from sampler.function(denoise, x, times, model.process, **options)
 
 
 def generate(
@@ -84,9 +121,12 @@ def generate(
     *,
     negative: str | None = None,
     batch_size: int = 100,
+    beginning: Callable[[slice], Beginning] | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield uint8 images [b, C, H, W] in the order of `prompts` and `seeds`, at most `batch_size` at once.
 
+    Arguments:
+        beginning: rows of the request -> where they start.
     Raises: ConfigError for unequal counts.
     """
     if len(prompts) != len(seeds):
@@ -94,7 +134,8 @@ def generate(
     for start in range(0, len(prompts), batch_size):
         rows = slice(start, start + batch_size)
         step = None
-        for step in trajectory(model, prompts[rows], seeds[rows], sampling, negative=negative):  # noqa: B007
+        first = beginning(rows) if beginning else None
+        for step in trajectory(model, prompts[rows], seeds[rows], sampling, negative=negative, beginning=first):  # noqa: B007
             pass
         assert step is not None
         yield model.codec.decode(step.x).cpu().numpy()
@@ -123,6 +164,7 @@ def pictures(
     sampling: Sampling | None = None,
     negative: str | None = None,
     batch_size: int = 100,
+    beginning: Callable[[slice], Beginning] | None = None,
 ) -> Iterator[Picture]:
     """Yield `num` pictures for each prompt, prompt by prompt; picture i of all has seed `seed + i`.
 
@@ -132,7 +174,7 @@ def pictures(
     each = [prompt for prompt in prompts for _ in range(num)]
     seeds = list(range(seed, seed + len(each)))
     index = 0
-    for batch in generate(model, each, seeds, sampling, negative=negative, batch_size=batch_size):
+    for batch in generate(model, each, seeds, sampling, negative=negative, batch_size=batch_size, beginning=beginning):
         for pixels in batch:
             yield Picture(index, each[index], seeds[index], pixels)
             index += 1
@@ -201,8 +243,9 @@ def facts(model: Model, sampling: Sampling, picture: Picture, *, negative: str |
         "seed": picture.seed,
         "sampler": sampling.sampler,
         "steps": sampling.steps,
-        "grid": sampling.grid,
+        "grid": sampling.grid if isinstance(sampling.grid, str) else sampling.grid.model_dump(mode="json"),
         "guidance": sampling.guidance,
+        "guidance_kind": sampling.guidance_kind,
         "interval": list(sampling.interval),
         "rescale": sampling.rescale,
         "eta": sampling.eta,
@@ -248,6 +291,7 @@ def write_images(
     columns: int,
     negative: str | None = None,
     text_chunks: bool = True,
+    extra: dict[str, Any] | None = None,
 ) -> Iterator[Picture]:
     """Write OUT/00000.png ..., images.jsonl and grid.png; yield each picture when it is handed to the disk.
 
@@ -263,7 +307,7 @@ def write_images(
     with ThreadPoolExecutor(1) as writer:
         jobs = []
         for picture in found:
-            known = facts(model, sampling, picture, negative=negative)
+            known = facts(model, sampling, picture, negative=negative) | (extra or {})
             lines.append(json.dumps(known, ensure_ascii=False))
             chunks = png_chunks(known) if text_chunks else None
             jobs.append(writer.submit(picture.image().save, out / known["file"], pnginfo=chunks))

@@ -80,6 +80,7 @@ class Model:
         self.config, self.text, self.network = config, text, network
         self.process, self.target, self.codec = config.process, config.target, config.codec
         self.precision, self.sha256 = precision, sha256
+        self.weak: Model | None = None  # an earlier snapshot, for autoguidance
         self.latent_shape: tuple[int, int, int] = self.codec.latent_shape(config.channels, config.size)
 
     @property

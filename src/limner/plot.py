@@ -183,3 +183,26 @@ def _bins(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         if points:
             axis.plot(*zip(*points, strict=True), color=(0.9 * (1 - i / num), 0.6 * (1 - i / num), 0.7), linewidth=1)
     axis.set_yscale("log", nonpositive="mask")
+
+
+def schedules_command(out: Path, image: Path | None) -> list[Path]:
+    """Draw the schedules and a picture's way to noise into `out`; the picture is a file's, or a digit.
+
+    Raises: DataError for a file that is no picture.
+    """
+    from limner.codecs.base import to_float
+
+    if image is None:
+        from sklearn.datasets import load_digits  # comes with mlxtend
+
+        small = torch.tensor(load_digits().images[3] * 15.9, dtype=torch.uint8)
+        pixels = small.repeat_interleave(4, 0).repeat_interleave(4, 1)[None]
+    else:
+        from PIL import Image
+
+        try:
+            with Image.open(image) as opened:
+                pixels = torch.from_numpy(np.moveaxis(np.asarray(opened.convert("RGB").resize((64, 64))), -1, 0).copy())
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"{image}: not a picture that can be read.") from error
+    return [*plot_schedules(out), *plot_forward(out, to_float(pixels))]

@@ -250,17 +250,12 @@ def edm_churn(
         )
     k = _knots(process, times)
     gamma = min(churn / (len(k.t) - 1), math.sqrt(2) - 1)
-    raised: list[float | None] = []
-    for t, alpha, sigma in zip(k.t[:-1], k.alpha, k.sigma, strict=False):
-        inside = alpha > 0 and ratio_min <= sigma / alpha <= ratio_max and gamma > 0
-        up = _time_at(process, sigma / alpha * (1 + gamma)) if inside else t
-        up = min(up, k.t[0])
-        raised.append(up if up > t else None)
+    ratios = [sigma / max(alpha, 1e-300) for alpha, sigma in zip(k.alpha[:-1], k.sigma, strict=False)]
+    inside = [alpha > 0 and ratio_min <= q <= ratio_max for alpha, q in zip(k.alpha, ratios, strict=False)]
+    above = process.time_of_log_snr(-2 * (torch.tensor(ratios, dtype=torch.float64) * (1 + gamma)).log()).tolist()
+    tops = [min(up, k.t[0]) for up in above]
+    raised = [up if here and up > t else None for up, here, t in zip(tops, inside, k.t, strict=False)]
     return _heun(denoise, x, process, k, raised, noise, noise_scale=noise_scale)
-
-
-def _time_at(process: Process, ratio: float) -> float:
-    return float(process.time_of_log_snr(torch.tensor(-2 * math.log(ratio), dtype=torch.float64)))
 
 
 def _heun(
@@ -417,7 +412,7 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
         noise has; a line
     where the two point the same or the opposite way.
     """
-    flat_a, flat_b = a.flatten(1), b.flatten(1)
+    flat_a, flat_b = a.flatten(1).double(), b.flatten(1).double()
     cosine = torch.nn.functional.cosine_similarity(flat_a, flat_b, dim=1).clamp(-1, 1)
     angle = torch.arccos(cosine).reshape(-1, *[1] * (a.ndim - 1))
     sine = torch.sin(angle)
@@ -425,7 +420,7 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
     divisor = torch.where(flat, torch.ones_like(sine), sine)
     of_a = torch.where(flat, torch.full_like(sine, 1 - weight), torch.sin((1 - weight) * angle) / divisor)
     of_b = torch.where(flat, torch.full_like(sine, weight), torch.sin(weight * angle) / divisor)
-    return of_a * a + of_b * b
+    return of_a.to(a.dtype) * a + of_b.to(a.dtype) * b
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:

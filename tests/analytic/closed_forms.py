@@ -18,7 +18,9 @@ ALL: dict[str, Process] = {
     "linear-beta": LinearBeta(),
     "scaled-linear-beta": ScaledLinearBeta(),
     "tabulated": Tabulated(schedule="linear"),
-    "tabulated-zero-snr": Tabulated(schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, zero_terminal_snr=True),
+    "tabulated-zero-snr": Tabulated(
+        schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, zero_terminal_snr=True
+    ),
 }
 MEAN, SPREAD = 0.7, 0.4
 
@@ -73,7 +75,7 @@ def mixture(process: Process, means: Tensor, spread: float, weights: Tensor | No
 
 
 def measured_order(error: Callable[[int], float], steps: tuple[int, int, int]) -> float:
-    """Return the slope of log(error) against log(1/steps) between the last two of three step counts, after checking that it falls."""
+    """Return the slope of log(error) against log(1/steps) between the last two counts, if it falls."""
     errors = [error(n) for n in steps]
     assert errors[0] > errors[1] > errors[2] > 0, errors
     return math.log(errors[1] / errors[2]) / math.log(steps[2] / steps[1])

@@ -60,7 +60,9 @@ def test_every_sampler_is_finite_from_pure_noise_in_one_and_two_steps(process: o
         for num_steps in (1, 2, 3):
             for dtype in (torch.float32, torch.float64):
                 x = eps.to(dtype)
-                steps = list(sampler(denoise, x, make_grid("uniform", process, num_steps), process, noise=lambda x=x: x))  # type: ignore[arg-type,misc]
+                steps = list(
+                    sampler(denoise, x, make_grid("uniform", process, num_steps), process, noise=lambda x=x: x)
+                )  # type: ignore[arg-type,misc]
                 assert len(steps) == num_steps
                 assert steps[-1].t == 0
                 assert steps[-1].x.dtype == dtype
@@ -70,7 +72,7 @@ def test_every_sampler_is_finite_from_pure_noise_in_one_and_two_steps(process: o
 @functools.cache
 def fitted(sampler: str, num_steps: int, coefficients: bool) -> object:
     return fit_grid(
-        mixture(FLOW, RING, WIDTH), FLOW, normal(64, 5), num_steps, sampler=sampler, learn_coefficients=coefficients
+        mixture(FLOW, RING, WIDTH), FLOW, normal(256, 5), num_steps, sampler=sampler, learn_coefficients=coefficients
     )
 
 
@@ -94,7 +96,7 @@ def test_learned_coefficients_beat_adams_own() -> None:
 
 
 def test_a_fit_is_deterministic() -> None:
-    again = fit_grid(mixture(FLOW, RING, WIDTH), FLOW, normal(64, 5), 4, sampler="ab2")
+    again = fit_grid(mixture(FLOW, RING, WIDTH), FLOW, normal(256, 5), 4, sampler="ab2")
     assert again == fitted("ab2", 4, False)
 
 

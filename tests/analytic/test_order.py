@@ -12,7 +12,7 @@ from limner.process.times import make_grid
 from limner.samplers import SAMPLERS, start
 
 X = torch.linspace(-2, 2, 7, dtype=torch.float64).reshape(7, 1, 1, 1)
-# Seven widths of the data at once: the signed error of one of them may vanish at some step count, that of all never does.
+# Seven widths of the data at once: the signed error of one may vanish at some step count, that of all never does.
 SPREADS = torch.linspace(0.25, 1.6, 7, dtype=torch.float64)
 DETERMINISTIC = [name for name, sampler in SAMPLERS.items() if not sampler.stochastic]
 each = pytest.mark.parametrize("process", ALL.values(), ids=ALL.keys())
@@ -98,7 +98,7 @@ def test_abm_on_even_steps_is_ab3() -> None:
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_the_time_axis_of_a_process_does_not_matter(name: str) -> None:
-    """The same alpha and sigma at other times t give the same samples: a solver sees the process, not its parametrisation."""
+    """The same alpha and sigma at other times t give the same samples."""
 
     class Slowed(Cosine):
         def alpha(self, t: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Stochastic samplers on Gaussian data: the exact mean and variance of what they make, without drawing a single number.
 
-With a linear denoiser every sampler is x -> sum of its noises times constants. A batch of unit noises reads the constants off, and so
-gives mean and variance exactly.
+With a linear denoiser every sampler is x -> sum of its noises times constants. A batch of unit noises reads the
+constants off, and so gives mean and variance exactly.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def moments(
     alpha, sigma = process.alpha(times[:1]), process.sigma(times[:1])
     first = alpha * mean + (alpha**2 * spread**2 + sigma**2).sqrt() * unit[1]
     steps = list(
-        SAMPLERS[name](gaussian(process, mean, spread), first.reshape(rows, 1, 1, 1), times, process, noise=noise, **options)
+        SAMPLERS[name](
+            gaussian(process, mean, spread), first.reshape(rows, 1, 1, 1), times, process, noise=noise, **options
+        )
     )
     states = torch.stack([step.x.flatten() for step in steps])
     return states[:, 0], (states[:, 1:] - states[:, :1]).square().sum(1), steps

@@ -56,12 +56,21 @@ def node_json(version: str) -> str:
     if version >= "23.02":
         state = {"state": ["MIXED"]}
     node = {
-        "name": "g1", **state, "gres": "gpu:a100:8(S:0-1)", "gres_used": "gpu:a100:3(IDX:0-2)", "cpus": 64, "alloc_cpus": 24,
+        "name": "g1", **state, "gres": "gpu:a100:8(S:0-1)", "gres_used": "gpu:a100:3(IDX:0-2)",
+        "cpus": 64, "alloc_cpus": 24,
         "real_memory": 1031000, "alloc_memory": 300000, "free_memory": -2, "cpu_load": 4294967294,
-        "partitions": ["gpu", "all"], "features": "a100,nvlink" if version < "23.11" else ["a100", "nvlink"], "reason": "",
+        "partitions": ["gpu", "all"], "features": "a100,nvlink" if version < "23.11" else ["a100",
+        "nvlink"], "reason": "",
         "free_mem": number(1000, version),
     }  # fmt: skip
-    drained = {**node, "name": "g2", "gres_used": "gpu:a100:0", "alloc_cpus": 0, "alloc_memory": 0, "partitions": ["gpu"]}
+    drained = {
+        **node,
+        "name": "g2",
+        "gres_used": "gpu:a100:0",
+        "alloc_cpus": 0,
+        "alloc_memory": 0,
+        "partitions": ["gpu"],
+    }
     drained.update({"state": "idle", "state_flags": ["DRAIN"]} if version < "23.02" else {"state": ["IDLE", "DRAIN"]})
     return json.dumps({"meta": {}, "errors": [], "nodes": [node, drained]})
 
@@ -71,7 +80,8 @@ def rows_json() -> str:
 
     def row(names: list[str], state: list[str], used: str, cpus: int, partition: str) -> dict[str, Any]:
         return {
-            "port": 0, "node": {"state": state}, "nodes": {"allocated": 0, "idle": 0, "total": len(names), "nodes": names},
+            "node": {"state": state},
+            "nodes": {"allocated": 0, "idle": 0, "total": len(names), "nodes": names},
             "cpus": {"allocated": cpus * len(names), "idle": 0, "total": 64 * len(names)},
             "memory": {"minimum": 1031000, "maximum": 1031000, "allocated": 0},
             "gres": {"total": "gpu:a100:8", "used": used}, "partition": {"name": partition, "alternate": ""},

@@ -7,6 +7,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from limner.cluster import gres, queue, readers
 from limner.cluster.gres import Gpus
 from limner.cluster.inventory import Total, classes, recommend, totals
@@ -84,7 +85,22 @@ def test_states_are_read_in_long_words(text: str, words: tuple[str, ...]) -> Non
 
 
 @pytest.mark.parametrize(
-    "state", ["idle*", "drain", "drng", "down", "maint", "resv", "inval", "fail", "idle@", "idle%", "mixed+drain", "unk", "brandnew"]
+    "state",
+    [
+        "idle*",
+        "drain",
+        "drng",
+        "down",
+        "maint",
+        "resv",
+        "inval",
+        "fail",
+        "idle@",
+        "idle%",
+        "mixed+drain",
+        "unk",
+        "brandnew",
+    ],
 )
 def test_a_node_that_cannot_start_a_job_has_nothing_free(state: str) -> None:
     [node] = readers.parse_sinfo(f"g1|gpu|{state}|gpu:8|gpu:0|0/64/0/64|1000|0||none|")
@@ -100,7 +116,7 @@ def test_a_node_that_can_start_a_job_has_its_gpus_free(state: str) -> None:
 def test_sinfo_counts_each_node_once_and_only_usable_gpus_as_free() -> None:
     nodes = {node.name: node for node in readers.parse_sinfo(SINFO)}
     assert list(nodes) == ["g1", "g2", "g3", "g4", "g5", "m1", "s1", "c1"]
-    assert nodes["g1"].partitions == ("gpu", "all") and nodes["g1"].gpus_free == 5
+    assert nodes["g1"].partitions == ("all", "gpu") and nodes["g1"].gpus_free == 5
     assert nodes["g2"].gpus_free == 0 and nodes["g2"].reason == "fan | broken"
     assert nodes["g3"].gpus_free == 0  # no CPU is left
     assert nodes["g4"].gpus_free == 2 and nodes["g5"].gpus_free == 0
@@ -108,20 +124,24 @@ def test_sinfo_counts_each_node_once_and_only_usable_gpus_as_free() -> None:
     assert nodes["s1"].gpus_free == 1 and nodes["c1"].open
     for total in totals(nodes.values()):
         assert total.free + total.used + total.away == total.total
-    assert next(t for t in totals(nodes.values()) if t.type == "a100") == Total("a100", free=5, used=3, away=8, total=16)
+    assert next(t for t in totals(nodes.values()) if t.type == "a100") == Total(
+        "a100", free=5, used=3, away=8, total=16
+    )
 
 
 def test_text_and_every_json_agree() -> None:
     expected = [node for node in readers.parse_sinfo(SINFO) if node.name in ("g1", "g2")]
     facts = [(n.name, n.gpus, n.cpus, n.cpus_used, n.memory, n.memory_used, n.open, n.partitions) for n in expected]
     for nodes in [readers.parse_scontrol(SCONTROL), *(readers.parse_json(node_json(version)) for version in VERSIONS)]:
-        assert [(n.name, n.gpus, n.cpus, n.cpus_used, n.memory, n.memory_used, n.open, n.partitions) for n in nodes] == facts
+        assert [
+            (n.name, n.gpus, n.cpus, n.cpus_used, n.memory, n.memory_used, n.open, n.partitions) for n in nodes
+        ] == facts
 
 
 def test_rows_of_newer_sinfo_json_are_read_or_refused() -> None:
     nodes = readers.parse_json(rows_json())
     assert [(n.name, n.gpus_free, n.gpus_used, n.partitions) for n in nodes] == [
-        ("g1", 5, 3, ("gpu", "all")),
+        ("g1", 5, 3, ("all", "gpu")),
         ("g2", 0, 0, ("gpu",)),
         ("g3", 0, 0, ("gpu",)),
     ]
@@ -171,7 +191,9 @@ def mangled(text: str, seed: int) -> str:
         words = text.split(" ")
         draw.shuffle(words)
         return " ".join(words)
-    return "sinfo: error: slurm_load_partitions: Unable to contact slurm controller\n" + text[draw.randrange(len(text)) :]
+    return (
+        "sinfo: error: slurm_load_partitions: Unable to contact slurm controller\n" + text[draw.randrange(len(text)) :]
+    )
 
 
 READERS = (
@@ -213,8 +235,16 @@ def test_no_text_crashes_a_reader(text: str) -> None:
             continue
 
 
+KEYS = ("nodes", "state", "name", "number", "set", "gres", "cpus")
+TREES = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
 @settings(max_examples=200, deadline=None)
-@given(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=5), lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(["nodes", "state", "name", "number", "set", "gres", "cpus"]), x, max_size=4), max_leaves=12))  # fmt: skip
+@given(TREES)
 def test_no_json_crashes_a_reader(tree: object) -> None:
     import json
 
@@ -231,7 +261,9 @@ def test_the_recommendation_names_a_command() -> None:
     assert recommend(nodes)[1] == "limner cluster jupyter gpu"
     busy = readers.parse_sinfo("g1|gpu|mixed|gpu:2|gpu:2|4/60/0/64|1000|0||none|")
     assert "No GPU is free" in recommend(busy)[0]
-    away = readers.parse_sinfo("g1|gpu|down|gpu:2|gpu:0|0/0/64/64|1000|0||none|\nc1|cpu|idle|(null)|(null)|0/4/0/4|9|0||none|")
+    away = readers.parse_sinfo(
+        "g1|gpu|down|gpu:2|gpu:0|0/0/64/64|1000|0||none|\nc1|cpu|idle|(null)|(null)|0/4/0/4|9|0||none|"
+    )
     assert recommend(away)[1] == "limner cluster jupyter cpu"
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from limner.cluster import rendezvous
 from limner.errors import ClusterError
 
@@ -16,7 +17,8 @@ from .conftest import FakeSlurm
 def slurm(rank: int = 5, **more: str) -> dict[str, str]:
     return {
         "SLURM_PROCID": str(rank), "SLURM_NTASKS": "8", "SLURM_LOCALID": str(rank % 4), "SLURM_JOB_ID": "123456",
-        "SLURM_JOB_NODELIST": "gpu[07-08]", "SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_NODEID": str(rank // 4), **more,
+        "SLURM_JOB_NODELIST": "gpu[07-08]", "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
+        "SLURM_NODEID": str(rank // 4), **more,
     }  # fmt: skip
 
 
@@ -38,6 +40,7 @@ def test_uneven_nodes_have_their_own_local_size() -> None:
     assert sizes == ["3", "3", "2"]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**9), st.integers(1, 64))
 def test_all_ranks_agree(job: int, world: int) -> None:
     found = [
@@ -48,7 +51,9 @@ def test_all_ranks_agree(job: int, world: int) -> None:
     assert [f["RANK"] for f in found] == [str(rank) for rank in range(world)]
 
 
-@pytest.mark.parametrize("name", ["SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_JOB_ID", "SLURM_JOB_NODELIST"])
+@pytest.mark.parametrize(
+    "name", ["SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_JOB_ID", "SLURM_JOB_NODELIST"]
+)
 @pytest.mark.parametrize("value", ["", "x", "-1"])
 def test_missing_or_strange_variables_are_told(name: str, value: str) -> None:
     if name == "SLURM_JOB_NODELIST" and value:

@@ -1,18 +1,19 @@
-"""Profile, SSH command, records, monitoring, scaling; and that every verb starts fast and answers for a large cluster."""
+"""Profile, SSH command, records, monitoring, scaling; and that every verb starts fast and answers for a large
+cluster.
+"""
 
 from __future__ import annotations
 
 import json
-import re
 import stat
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from limner.cluster import jupyter, monitor, node_server, profile, records, scaling, tunnel
+
+from limner.cluster import cli, jupyter, monitor, node_server, profile, records, scaling, tunnel
 from limner.cluster.profile import Profile
 from limner.config import validate
 from limner.errors import ClusterError, ConfigError
@@ -20,6 +21,19 @@ from limner.errors import ClusterError, ConfigError
 from .conftest import FakeSlurm
 from .shapes import SINFO, SQUEUE, big_sinfo
 
+VERBS = [
+    "gpus",
+    "nodes",
+    "jupyter",
+    "connect",
+    "status",
+    "logs",
+    "cancel",
+    "tensorboard",
+    "monitor",
+    "submit",
+    "profile",
+]
 ROOT = Path(__file__).parents[2]
 
 
@@ -136,7 +150,14 @@ def write_metrics(run: Path, rows: list[dict[str, float]], rest: str = "") -> No
 def test_progress_is_read_from_the_end_of_the_metrics(tmp_path: Path) -> None:
     run = tmp_path / "run"
     rows = [
-        {"step": i, "images": 64 * i, "loss": float(i), "images_per_second": 100.0, "seconds": 2.0 * i, "budget": i / 10_000}
+        {
+            "step": i,
+            "images": 64 * i,
+            "loss": float(i),
+            "images_per_second": 100.0,
+            "seconds": 2.0 * i,
+            "budget": i / 10_000,
+        }
         for i in range(1, 5001)
     ]
     write_metrics(run, rows, rest='{"step": 5001, "lo')
@@ -187,19 +208,21 @@ def test_the_scaling_model_obeys_its_limits() -> None:
 
 def seconds_of(*args: str) -> float:
     start = time.perf_counter()
-    subprocess.run(args, check=True, capture_output=True, env={"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin"})
+    subprocess.run(
+        args, check=True, capture_output=True, env={"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin"}
+    )
     return time.perf_counter() - start
 
 
 def test_a_verb_starts_within_ten_times_a_bare_python() -> None:
-    bare = [sys.executable, "-c", "pass"]
-    verb = [sys.executable, "-m", "limner.cluster", "gpus", "--help"]
-    seconds_of(*verb)
-    ratios = [seconds_of(*verb) / seconds_of(*bare) for _ in range(15)]
-    assert statistics.median(ratios) < 10, ratios
+    """The fastest of fifteen each: whatever else the machine does only adds."""
+    bare = min(seconds_of(sys.executable, "-c", "pass") for _ in range(15))
+    for verb in VERBS:
+        verb_seconds = min(seconds_of(sys.executable, "-m", "limner.cluster", verb, "--help") for _ in range(5))
+        assert verb_seconds < 10 * bare, (verb, verb_seconds, bare)
 
 
-@pytest.mark.parametrize("verb", ["gpus", "status"])
+@pytest.mark.parametrize("verb", ["gpus", "nodes", "status"])
 def test_a_whole_answer_comes_within_ten_times_a_bare_python(fake: FakeSlurm, verb: str) -> None:
     fake.says("sinfo", SINFO)
     fake.says("squeue", SQUEUE)
@@ -209,18 +232,17 @@ def test_a_whole_answer_comes_within_ten_times_a_bare_python(fake: FakeSlurm, ve
         assert fake.run(verb).returncode == 0
         return time.perf_counter() - start
 
-    answer()
-    ratios = [answer() / seconds_of(sys.executable, "-c", "pass") for _ in range(9)]
-    assert statistics.median(ratios) < 10, ratios
+    bare = min(seconds_of(sys.executable, "-c", "pass") for _ in range(15))
+    whole = min(answer() for _ in range(15))
+    assert whole < 10 * bare, (whole, bare)
 
 
 def test_no_verb_imports_what_is_heavy(fake: FakeSlurm) -> None:
     fake.says("sinfo", SINFO)
     fake.says("squeue", SQUEUE)
     code = (
-        "import sys\nfrom limner.cluster.cli import app\n"
-        "app(sys.argv[1:], standalone_mode=False)\n"
-        "print([m for m in ('torch', 'numpy', 'accelerate', 'rich', 'pydantic') if m in sys.modules])"
+        "import sys\nfrom limner.cluster.cli import main\nmain()\n"
+        "print([m for m in ('torch', 'numpy', 'accelerate', 'rich', 'pydantic', 'typer') if m in sys.modules])"
     )
     for verb in ("gpus", "nodes", "status"):
         done = subprocess.run(
@@ -255,8 +277,14 @@ def test_an_unreadable_sinfo_falls_back_to_scontrol_and_else_says_so(fake: FakeS
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        ("sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified", "account"),
-        ("sinfo: error: slurm_load_partitions: Unable to contact slurm controller (connect failure)", "does not answer"),
+        (
+            "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified",
+            "account",
+        ),
+        (
+            "sinfo: error: slurm_load_partitions: Unable to contact slurm controller (connect failure)",
+            "does not answer",
+        ),
         ("x" * 5000 + "\n" * 50, "said"),
     ],
 )
@@ -268,10 +296,35 @@ def test_slurms_errors_become_short_messages(fake: FakeSlurm, error: str, words:
 
 
 def test_every_verb_explains_itself() -> None:
-    verbs = "gpus nodes jupyter connect status logs cancel tensorboard monitor submit profile".split()
-    for verb in verbs:
+    overview = cli.overview()
+    for verb in VERBS:
         done = subprocess.run(
             [sys.executable, "-m", "limner.cluster", verb, "--help"], env={"PYTHONPATH": str(ROOT / "src")},
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-        assert re.search(r"Usage: .*" + verb, done.stdout)
+        assert f"usage: limner cluster {verb}" in done.stdout and f"  {verb} " in overview
+
+
+def test_the_verbs_can_be_mounted_in_a_typer_program(fake: FakeSlurm) -> None:
+    import typer
+    from typer.testing import CliRunner
+
+    from limner.cluster.cli import app
+
+    fake.says("sinfo", SINFO)
+    program = typer.Typer()
+    program.add_typer(app, name="cluster")
+    program.command("other")(lambda: None)
+    done = CliRunner().invoke(program, ["cluster", "gpus", "--type", "a100", "--json"])
+    assert done.exit_code == 0 and len(json.loads(done.stdout)["nodes"]) == 3
+    assert isinstance(CliRunner().invoke(program, ["cluster", "gpus", "--type", "h1"]).exception, ClusterError)
+    shown = CliRunner().invoke(program, ["cluster", "--help"]).stdout
+    assert all(verb in shown for verb in VERBS)
+
+
+def test_options_that_do_not_exist_and_verbs_that_are_misspelt_are_told(fake: FakeSlurm) -> None:
+    done = fake.run("gpu")
+    assert done.returncode == 2 and "Did you mean 'gpus'" in done.stderr
+    done = fake.run("gpus", "--tpye", "a100")
+    assert done.returncode == 2 and "--tpye" in done.stderr
+    assert fake.run("logs", "1", "-n", "-5").returncode == 2

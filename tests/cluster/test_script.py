@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from limner.cluster import jobs, script
 from limner.cluster.profile import Profile
 from limner.errors import ClusterError
@@ -25,7 +26,10 @@ def recipe(tmp_path: Path) -> Path:
 
 def around() -> script.Surroundings:
     return script.Surroundings(
-        ("apptainer", "exec", "--nv", "limner.sif", "python"), ("cuda/12.4",), "source ~/venv/bin/activate", {"A": "b c"}
+        ("apptainer", "exec", "--nv", "limner.sif", "python"),
+        ("cuda/12.4",),
+        "source ~/venv/bin/activate",
+        {"A": "b c"},
     )
 
 
@@ -48,16 +52,23 @@ def golden(name: str, text: str) -> None:
 
 def test_the_training_script_is_as_kept() -> None:
     overrides = ["train.lr=1e-3", "text=it's"]
-    golden("train.sbatch", script.train_script(asked(), around(), recipe="digits", overrides=overrides, run="/runs/a b"))
+    golden(
+        "train.sbatch", script.train_script(asked(), around(), recipe="digits", overrides=overrides, run="/runs/a b")
+    )
 
 
 def test_the_sweep_script_is_as_kept() -> None:
     sweep = [("/runs/s/lr=1", ["lr=1"]), ("/runs/s/lr=2", ["lr=2", "note=a b"])]
-    golden("sweep.sbatch", script.train_script(asked(), around(), recipe="d", overrides=["x=1"], run="/runs/s", sweep=sweep))
+    golden(
+        "sweep.sbatch",
+        script.train_script(asked(), around(), recipe="d", overrides=["x=1"], run="/runs/s", sweep=sweep),
+    )
 
 
 def test_the_single_script_is_as_kept() -> None:
-    golden("eval.sbatch", script.simple_script(script.Resources(hours=1), around(), name="n", log="/l/%j", arguments=["limner", "eval", "/r s"]))  # fmt: skip
+    words = ["limner", "eval", "/r s"]
+    hour = script.Resources(hours=1)
+    golden("eval.sbatch", script.simple_script(hour, around(), name="n", log="/l/%j", arguments=words))
 
 
 @pytest.mark.parametrize("name", ["train.sbatch", "sweep.sbatch", "eval.sbatch"])
@@ -73,7 +84,9 @@ def test_what_would_break_out_of_a_header_is_refused(bad: str) -> None:
 
 
 def test_percent_signs_of_the_users_path_are_doubled() -> None:
-    [line] = [x for x in script.header(script.Resources(hours=1), name="n", log="/a%b/%j.log", requeue=False) if "output" in x]
+    [line] = [
+        x for x in script.header(script.Resources(hours=1), name="n", log="/a%b/%j.log", requeue=False) if "output" in x
+    ]
     assert line == "#SBATCH --output=/a%%b/%j.log"
 
 
@@ -99,7 +112,7 @@ def test_a_job_asks_for_a_fair_share_of_the_node(fake: FakeSlurm, recipe: Path) 
     assert jobs.resources(jobs.Request(gpus=0), Profile(cpu_partition="cpu")).partition == "cpu"
     with pytest.raises(ClusterError, match="the most GPUs on one node are 4"):
         jobs.resources(jobs.Request(gpus=5, gpu_type="v100"), Profile())
-    with pytest.raises(ClusterError, match="no partition 'gpuu'. Did you mean 'gpu'"):
+    with pytest.raises(ClusterError, match=r"no partition 'gpuu'\. Did you mean 'gpu'"):
         jobs.resources(jobs.Request(partition="gpuu"), Profile())
 
 

@@ -1,6 +1,7 @@
 """diffusers' schedulers as a second opinion: tables, noising, velocity and single steps.
 
-Their step n of N is our t = (n + 1)/N under `Tabulated`. Their schedulers keep single precision, which sets the tolerances.
+Their step n of N is our t = (n + 1)/N under `Tabulated`. Their schedulers keep single precision, which sets the
+tolerances.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 from limner.process.schedules import LinearBeta, RectifiedFlow, ScaledLinearBeta, Tabulated
 from limner.process.targets import V
 from limner.samplers import SAMPLERS
+from limner.samplers_plan import adams_log_snr, knots
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -114,7 +116,7 @@ def test_a_ddim_step_agrees(schedule: str, eta: float) -> None:
 
 
 def walk(scheduler: Any, num_steps: int) -> tuple[Tensor, list[Tensor]]:
-    """Return the times [num_steps] of a multistep scheduler and its states after every step, with a smooth network of eps."""
+    """Return the times [num_steps] of a multistep scheduler and its states after every step of a smooth network."""
     scheduler.set_timesteps(num_steps)
     x, states = X, []
     for n in scheduler.timesteps:
@@ -148,7 +150,11 @@ def test_dpm_solver_2m_agrees_step_by_step(schedule: str) -> None:
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
 def test_the_sde_form_of_dpm_solver_2m_agrees_step_by_step(schedule: str) -> None:
     scheduler = theirs(
-        "DPMSolverMultistepScheduler", schedule, solver_order=2, algorithm_type="sde-dpmsolver++", final_sigmas_type="zero"
+        "DPMSolverMultistepScheduler",
+        schedule,
+        solver_order=2,
+        algorithm_type="sde-dpmsolver++",
+        final_sigmas_type="zero",
     )
     scheduler.set_timesteps(12)
     generators = [torch.Generator().manual_seed(9) for _ in range(2)]
@@ -166,16 +172,29 @@ def test_the_sde_form_of_dpm_solver_2m_agrees_step_by_step(schedule: str) -> Non
         assert (one - expected).abs().max() < 5e-5 * expected.abs().max()
 
 
-def test_unipc_agrees_where_theirs_solves_its_conditions_too() -> None:
-    # Their order-1 corrector and order-2 predictor take 1/2 for a solved condition; from the third step on order 3 solves all of them.
-    process = ours("linear")
-    scheduler = theirs("UniPCMultistepScheduler", "linear", solver_order=3, final_sigmas_type="zero", lower_order_final=False)
-    num_steps = 40
-    times, states = walk(scheduler, num_steps)
-    found = ours_walk("unipc", process, times, order=3)
-    inner = slice(0, num_steps - 3)
-    gap = max((a - b).abs().max().item() for a, b in zip(found[inner], states[inner], strict=True))
-    assert gap < 5e-3
+def test_predictor_and_corrector_of_unipc_agree_given_the_same_history() -> None:
+    """At full history: in the first steps theirs takes 1/2 where ours solves the condition."""
+    num_steps, i = 20, 9
+    scheduler = theirs("UniPCMultistepScheduler", "linear", solver_order=3, final_sigmas_type="zero")
+    scheduler.set_timesteps(num_steps)
+    times = torch.cat([time(scheduler.timesteps), torch.zeros(1, dtype=torch.float64)])
+    row, after = adams_log_snr(knots(ours("linear"), times), order=3, correct=num_steps)[i : i + 2]
+    history = list(
+        torch.randn(4, *X.shape, generator=torch.Generator().manual_seed(5))
+    )  # newest first; [0] is at the step's end
+
+    scheduler._step_index = i
+    scheduler.model_outputs = [history[3], history[2], history[1]]
+    expected = scheduler.multistep_uni_p_bh_update(history[1], sample=X, order=3)
+    found = row.carry * X + sum(w * m for w, m in zip(row.weights, history[1:], strict=True))
+    assert (found - expected).abs().max() < 1e-4
+
+    scheduler._step_index = i + 1
+    expected = scheduler.multistep_uni_c_bh_update(history[0], last_sample=X, this_sample=expected, order=3)
+    assert after.correction is not None
+    carry, weights = after.correction
+    found = carry * X + sum(w * m for w, m in zip(weights, history, strict=True))
+    assert (found - expected).abs().max() < 1e-4
 
 
 def test_euler_agrees_with_flow_matching() -> None:

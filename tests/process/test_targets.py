@@ -14,7 +14,9 @@ from limner.process.targets import X0, Eps, Flow, MinSNR, Target, V
 
 TARGETS: dict[str, Target] = {"x0": X0(), "eps": Eps(), "v": V(), "flow": Flow()}
 pairs = pytest.mark.parametrize(
-    ("process", "target"), [(p, t) for p in ALL.values() for t in TARGETS.values()], ids=[f"{p}-{t}" for p in ALL for t in TARGETS]
+    ("process", "target"),
+    [(p, t) for p in ALL.values() for t in TARGETS.values()],
+    ids=[f"{p}-{t}" for p in ALL for t in TARGETS],
 )
 T = torch.linspace(0.02, 0.98, 49, dtype=torch.float64)
 

@@ -1,4 +1,6 @@
-"""Starts one real Slurm for the session and gives each test an idle cluster, a clean home and the command line to run."""
+"""Starts one real Slurm for the session and gives each test an idle cluster, a clean home and the command line to
+run.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ class Shell:
         return json.loads(self.limner(*args, "--json"))
 
     def fake_training(self, **settings: str) -> None:
-        """From now on `python -m limner train` in jobs is tests/slurm/fake_train.py, which keeps the contract and nothing else."""
+        """From now on `python -m limner train` in jobs is tests/slurm/fake_train.py, which keeps the contract and
+        nothing else.
+        """
         wrapper = self.home / "fake-python"
         wrapper.write_text(
             "#!/bin/bash\n"
@@ -72,7 +76,12 @@ class Shell:
             f'shift; exec {sys.executable} "$@"\n'
         )
         wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
-        lines = [f"command: {wrapper}", "environment:", "  FAKE: 'yes'", *(f"  {k}: '{v}'" for k, v in settings.items())]
+        lines = [
+            f"command: {wrapper}",
+            "environment:",
+            "  FAKE: 'yes'",
+            *(f"  {k}: '{v}'" for k, v in settings.items()),
+        ]
         (self.home / "cluster.yaml").write_text("\n".join(lines) + "\n")
 
 

@@ -1,6 +1,8 @@
-"""Keeps the contract of `limner train RECIPE [a.b=c ...] --out RUN --resume` and computes nothing: steps of 0.2 s, saved on a signal.
+"""Keeps the contract of `limner train RECIPE [a.b=c ...] --out RUN --resume` and computes nothing: steps of 0.2 s,
+saved on a signal.
 
-FAKE_STEPS is the length; all ranks check that they agree on their rendezvous. `limner eval` and `limner cache` write one file.
+FAKE_STEPS is the length; all ranks check that they agree on their rendezvous. `limner eval` and `limner cache` write
+one file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""`gpus` and `nodes` against what `scontrol` says, while jobs hold 0 to all GPUs, and nodes drain, go down and are reserved."""
+"""`gpus` and `nodes` against what `scontrol` says, while jobs hold 0 to all GPUs, and nodes drain, go down and are
+reserved.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def test_drained_down_and_reserved_nodes_are_not_free(slurm: SlurmCluster, shell
         words = ["user=root", "starttime=now", "duration=10", "nodes=n2", "reservationname=test"]
         slurm.call("scontrol", "create", "reservation", *words, *filter(None, [flags]))
         try:
-            slurm.until(lambda: node_of(shell.data("gpus"), "n2")["gpus"][0]["free"] == 0, seconds=90, what="n2 reserved")
+            slurm.until(
+                lambda: node_of(shell.data("gpus"), "n2")["gpus"][0]["free"] == 0, seconds=90, what="n2 reserved"
+            )
         finally:
             slurm.call("scontrol", "delete", "reservationname=test")
         slurm.until(lambda: node_of(shell.data("gpus"), "n2")["gpus"][0]["free"] == 2, seconds=90, what="n2 free")
@@ -69,7 +73,7 @@ def test_a_node_that_stops_answering_is_not_free(slurm: SlurmCluster, shell: She
         assert node_of(shell.data("gpus"), "n2")["available"] is False
     finally:
         slurm.start_node("n2")
-        slurm.call("scontrol", "update", "NodeName=n2", "State=RESUME")
+        slurm.call("scontrol", "update", "NodeName=n2", "State=RESUME", check=False)  # it may be back by itself
     slurm.until(lambda: node_of(shell.data("gpus"), "n2")["available"], what="n2 back")
 
 
@@ -90,7 +94,7 @@ def test_the_recommended_command_works(shell: Shell) -> None:
     command = shell.data("gpus")["recommendation"]["command"].split()
     assert command[:2] == ["limner", "cluster"]
     out = shell.limner(*command[2:], "--help")
-    assert "Usage" in out
+    assert "usage" in out
 
 
 def test_unknown_nodes_and_types_are_told(shell: Shell) -> None:

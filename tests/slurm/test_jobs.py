@@ -1,4 +1,6 @@
-"""Submit, follow, cancel, requeue: real Slurm, a pretend training that keeps the contract (exit 75 is «saved, not finished»)."""
+"""Submit, follow, cancel, requeue: real Slurm, a pretend training that keeps the contract (exit 75 is «saved, not
+finished»).
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ def test_the_time_limit_saves_all_ranks_and_requeues(slurm: SlurmCluster, shell:
     shell.fake_training(FAKE_STEPS="100000")
     run = shell.home / "limit"
     [job] = submit(shell, str(recipe), "--gpus", "1", "--nodes", "2", "--hours", "0.0167", "--out", str(run))
-    slurm.until(lambda: "back into the queue" in shell.limner("logs", job), seconds=100, what="the requeue")
+    path = run / f"job-{job}.log"
+    slurm.until(lambda: path.is_file() and "back into the queue" in path.read_text(), seconds=100, what="the requeue")
     log = shell.limner("logs", job)
     assert "rank 0 saved" in log and "rank 1 saved" in log and "after signal 10" in log
     slurm.until(lambda: shell.data("status", job)[0]["state"] == "PENDING", what="waiting again")
@@ -104,7 +107,17 @@ def test_a_sweep_is_an_array_of_runs(slurm: SlurmCluster, shell: Shell, recipe: 
     shell.fake_training(FAKE_STEPS="2")
     run = shell.home / "sweep"
     [job] = submit(
-        shell, str(recipe), "a=7", "--sweep", "train.lr=1e-3,2e-3", "--sweep", "seed=1,2", "--gpus", "1", "--out", str(run)
+        shell,
+        str(recipe),
+        "a=7",
+        "--sweep",
+        "train.lr=1e-3,2e-3",
+        "--sweep",
+        "seed=1,2",
+        "--gpus",
+        "1",
+        "--out",
+        str(run),
     )
     slurm.until(lambda: not slurm.call("squeue", "-h", "-j", job).strip(), what="the array's end")
     words = {tuple(starts(folder)[0]["words"][1:4]) for folder in run.iterdir() if folder.is_dir()}
@@ -122,7 +135,8 @@ def test_one_task_of_an_array_requeues_alone(slurm: SlurmCluster, shell: Shell, 
     log = run / f"job-{job}_1.log"
     slurm.until(lambda: log.is_file() and "back into the queue" in log.read_text(), seconds=100, what="the requeue")
     slurm.until(
-        lambda: {j["state"] for j in shell.data("status") if j["id"].startswith(job)} == {"PENDING"}, what="both waiting"
+        lambda: {j["state"] for j in shell.data("status") if j["id"].startswith(job)} == {"PENDING"},
+        what="both waiting",
     )
     assert len([j for j in shell.data("status") if j["id"].startswith(job)]) == 2
     restarts = [slurm.call("scontrol", "show", "job", f"{job}_{i}").partition("Restarts=")[2][0] for i in (0, 1)]
@@ -173,7 +187,9 @@ def test_a_full_queue_is_told_in_words(shell: Shell, recipe: Path) -> None:
         small.start()
         small.call("sbatch", "--hold", "--array=0-4", "-o", "/dev/null", "--wrap", "sleep 1")
         more = {"SLURM_CONF": small.environment["SLURM_CONF"]}
-        message = shell.limner("submit", str(recipe), "--sweep", "seed=1,2,3", "--gpus", "0", code=2, timeout=90, **more)
+        message = shell.limner(
+            "submit", str(recipe), "--sweep", "seed=1,2,3", "--gpus", "0", code=2, timeout=90, **more
+        )
         assert "queue is full" in message and "limner cluster status" in message
     finally:
         small.stop()
@@ -190,6 +206,14 @@ def test_waiting_jobs_are_explained(slurm: SlurmCluster, shell: Shell, recipe: P
 
 
 def test_no_slurm_on_the_machine_is_told_in_words(shell: Shell, recipe: Path) -> None:
-    for words in (["gpus"], ["nodes"], ["status"], ["logs", "1"], ["cancel", "1"], ["submit", str(recipe)], ["jupyter"]):
+    for words in (
+        ["gpus"],
+        ["nodes"],
+        ["status"],
+        ["logs", "1"],
+        ["cancel", "1"],
+        ["submit", str(recipe)],
+        ["jupyter"],
+    ):
         message = shell.limner(*words, code=2, PATH="/nonexistent")
         assert "no Slurm on this machine" in message and "limner train" in message and len(message.splitlines()) <= 10

@@ -1,4 +1,6 @@
-"""A real JupyterLab job, reached through a real sshd on loopback with exactly the printed command; and nobody else gets in."""
+"""A real JupyterLab job, reached through a real sshd on loopback with exactly the printed command; and nobody else
+gets in.
+"""
 
 from __future__ import annotations
 

@@ -1,350 +1,234 @@
-"""The verbs of `limner cluster`. Each imports what it needs when it runs, so that every one of them answers at once."""
+"""The verbs of `limner cluster` and their options. `run()` is the way in; `app` is the same for a typer program to
+mount.
+
+Parsed by argparse: the typer at hand imports pydantic for any option, which alone takes longer than a verb may take
+to start (ten times a bare Python). Next: `verbs.py` for what they do.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import argparse
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from limner.cluster import verbs
+from limner.errors import ClusterError, LimnerError, nearest
 
-from limner.errors import ClusterError
-
-app = typer.Typer(
-    name="cluster",
-    help="A Slurm cluster: free GPUs, notebooks on a node, training jobs that survive the night.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-
-Json = Annotated[bool, typer.Option("--json", help="Plain data instead of text.")]
-Watch = Annotated[float, typer.Option("--watch", min=0, metavar="SECONDS", help="Show it again every so many seconds.")]
-Type = Annotated[str, typer.Option("--type", help="Only GPUs whose type holds this, such as a100.")]
-Gpus = Annotated[int, typer.Option("--gpus", min=0, help="GPUs on each node; 0 for none.")]
-Hours = Annotated[float, typer.Option("--hours", help="Time limit of the job.")]
-Partition = Annotated[str, typer.Option("--partition", help="Instead of the profile's.")]
-Qos = Annotated[str, typer.Option("--qos", help="Instead of the profile's.")]
-Cpus = Annotated[int, typer.Option("--cpus", min=0, help="CPUs for each task; 0: a fair share of the node.")]
-Memory = Annotated[float, typer.Option("--memory", min=0, metavar="GB", help="Memory on each node; 0: a fair share.")]
-LocalPort = Annotated[int, typer.Option("--local-port", min=1, max=65535, help="Port on your own computer.")]
-Wait = Annotated[float, typer.Option("--wait", min=0, metavar="SECONDS", help="How long to wait until it is ready.")]
+Parser = argparse.ArgumentParser
+ABOUT = "A Slurm cluster: free GPUs, notebooks on a node, training jobs that survive the night."
 
 
-@app.command()
-def gpus(
-    type: Type = "", watch: Watch = 0, json: Json = False, all: bool = typer.Option(False, "--all", help="Every row.")
-) -> None:
-    """Which GPUs are free: each node's state, GPUs, CPUs and memory; totals; what to do now."""
-    from limner.cluster import inventory
-
-    def page() -> str:
-        nodes = inventory.read_nodes()
-        nodes = inventory.of_type(nodes, type) if type else nodes
-        if json:
-            words, command = inventory.recommend(nodes, type=type)
-            return _dump({
-                "nodes": [node.as_dict() for node in nodes if node.gpus],
-                "totals": [vars(total) for total in inventory.totals(nodes)],
-                "recommendation": {"text": words, "command": command},
-            })  # fmt: skip
-        from limner.cluster.views import gpus_text
-
-        return gpus_text(nodes, type=type, shown=0 if all else 40)
-
-    _show(page, watch)
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("0 or more")
+    return value
 
 
-@app.command()
-def nodes(node: str = typer.Argument("", help="Only this node."), watch: Watch = 0, json: Json = False) -> None:
-    """The node guide of this cluster: what each class of nodes is good for, and what it is now."""
-    from limner.cluster import inventory
-
-    def page() -> str:
-        found = inventory.read_nodes()
-        found = [inventory.find_node(found, node)] if node else found
-        if json:
-            return _dump([entry.as_dict() for entry in found])
-        from limner.cluster.views import nodes_text
-
-        return nodes_text(found)
-
-    _show(page, watch)
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError("a number of seconds")
+    return value
 
 
-@app.command()
-def status(
-    job: str = typer.Argument("", help="Only this job."),
-    everybody: bool = typer.Option(False, "--everybody", help="Other people's jobs too."),
-    watch: Watch = 0,
-    json: Json = False,
-) -> None:
-    """Your jobs: what runs, for how long; what waits, why, and when Slurm expects it to start."""
-    from limner.cluster import queue
-
-    def page() -> str:
-        found = [queue.find_job(job)] if job else queue.read_jobs(mine=not everybody)
-        if json:
-            return _dump([entry.as_dict() for entry in found])
-        from limner.cluster.views import jobs_text
-
-        return jobs_text(found)
-
-    _show(page, watch)
+def _port(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 65535:
+        raise argparse.ArgumentTypeError("1 to 65535")
+    return value
 
 
-@app.command()
-def submit(
-    recipe: str = typer.Argument(help="A recipe's name or file."),
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[a.b=c]...", help="Changes to the recipe.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The run folder; default runs/RECIPE.")] = None,
-    nodes: int = typer.Option(1, "--nodes", min=1, help="Machines."),
-    gpus: Gpus = 1,
-    type: Type = "",
-    hours: Hours = 24,
-    cpus: Cpus = 0,
-    memory: Memory = 0,
-    partition: Partition = "",
-    qos: Qos = "",
-    node: str = typer.Option("", "--node", help="On this node only."),
-    sweep: Annotated[list[str] | None, typer.Option("--sweep", metavar="a.b=1,2,3", help="One run a value.")] = None,
-    chain: str = typer.Option(
-        "train", "--chain", help="Steps that wait for each other: cache,train,eval or some of them."
-    ),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Show the job script and submit nothing."),
-    json: Json = False,
-) -> None:
-    """Train on the cluster: a job that saves when told to, goes back into the queue, and goes on until it is finished."""
-    from limner.cluster import jobs, profile
+def _shown(parser: Parser, *, watch: bool = True) -> None:
+    parser.add_argument("--json", action="store_true", help="plain data instead of text")
+    if watch:
+        parser.add_argument("--watch", type=_seconds, default=0.0, metavar="SECONDS", help="show it again and again")
 
-    request = jobs.Request(gpus, nodes, hours, type, cpus, memory, partition, qos, node)
-    plans = jobs.plan(
-        recipe,
-        overrides or [],
-        request,
-        profile.load(),
-        out=out,
-        sweep=sweep or [],
-        chain=[v.strip() for v in chain.split(",")],
+
+def _asked(parser: Parser, *, gpus: int | None, hours: float) -> None:
+    add = parser.add_argument
+    add("--gpus", type=_count, default=gpus, help="GPUs on each node; 0 for none")
+    add("--type", default="", help="only GPUs whose type holds this, such as a100")
+    add("--hours", type=float, default=hours, help=f"time limit (default {hours:g})")
+    add("--cpus", type=_count, default=0, help="CPUs for each task (default: a fair share of the node)")
+    add("--memory", type=_seconds, default=0.0, metavar="GB", help="memory on each node (default: a fair share)")
+    add("--partition", default="", help="instead of the profile's")
+    add("--qos", default="", help="instead of the profile's")
+
+
+def _served(parser: Parser) -> None:
+    add = parser.add_argument
+    add("--local-port", type=_port, default=0, help="port on your own computer (default 8888; TensorBoard 6006)")
+    add(
+        "--wait",
+        type=_seconds,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long to wait until it is ready (default 300)",
     )
-    if dry_run:
-        typer.echo("\n".join(f"# {step.path}\n{step.text}" for step in plans), nl=False)
-        return
-    run = plans[0].run
-    if (run / "finished.json").is_file() and any(step.verb == "train" for step in plans):
-        typer.echo(
-            _dump({"run": str(run), "finished": True, "jobs": []})
-            if json
-            else f"{run} is finished already; nothing to do."
+    add("--cancel-on-exit", action="store_true", help="stay here; Ctrl-C also ends the job")
+
+
+def _gpus(parser: Parser) -> None:
+    parser.add_argument("--type", default="", help="only GPUs whose type holds this, such as a100")
+    parser.add_argument("--all", action="store_true", help="every row")
+    _shown(parser)
+
+
+def _nodes(parser: Parser) -> None:
+    parser.add_argument("node", nargs="?", default="", help="only this node")
+    _shown(parser)
+
+
+def _status(parser: Parser) -> None:
+    parser.add_argument("job", nargs="?", default="", help="only this job")
+    parser.add_argument("--everybody", action="store_true", help="other people's jobs too")
+    _shown(parser)
+
+
+def _submit(parser: Parser) -> None:
+    add = parser.add_argument
+    add("recipe", help="a recipe's name or file")
+    add("overrides", nargs="*", metavar="a.b=c", help="changes to the recipe")
+    add("--out", type=Path, help="the run folder (default runs/RECIPE)")
+    add("--nodes", type=_count, default=1, help="machines (default 1)")
+    _asked(parser, gpus=1, hours=24)
+    add("--node", default="", help="on this node only")
+    add("--sweep", action="append", default=[], metavar="a.b=1,2,3", help="one run for each value")
+    add("--chain", default="train", help="steps that wait for each other: cache,train,eval or some of them")
+    add("--dry-run", action="store_true", help="show the job script and submit nothing")
+    _shown(parser, watch=False)
+
+
+def _jupyter(parser: Parser) -> None:
+    parser.add_argument("where", nargs="?", default="gpu", help="gpu (default), cpu, or the name of a node")
+    _asked(parser, gpus=None, hours=8)
+    parser.add_argument("--root", type=Path, default=Path("."), help="the folder to open (default: this one)")
+    parser.add_argument("--socket", action="store_true", help="a UNIX socket of mode 0600 instead of a port")
+    _served(parser)
+    _shown(parser, watch=False)
+
+
+def _tensorboard(parser: Parser) -> None:
+    parser.add_argument("run", nargs="?", type=Path, default=Path("runs"), help="a run folder, or a folder of runs")
+    parser.add_argument("--hours", type=float, default=8.0, help="time limit (default 8)")
+    parser.add_argument("--partition", default="", help="instead of the profile's")
+    _served(parser)
+    _shown(parser, watch=False)
+
+
+def _connect(parser: Parser) -> None:
+    parser.add_argument("job", nargs="?", help="which notebook; may be left out when there is one")
+    parser.add_argument("--local-port", type=_port, default=0, help="port on your own computer")
+    parser.add_argument("--wait", type=_seconds, default=60.0, metavar="SECONDS", help="how long to wait (default 60)")
+    _shown(parser, watch=False)
+
+
+def _logs(parser: Parser) -> None:
+    parser.add_argument("job", help="a job id, 123 or 123_4")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
+    parser.add_argument("-n", "--lines", type=_count, default=40, help="how many of the last lines (default 40)")
+
+
+def _cancel(parser: Parser) -> None:
+    parser.add_argument("job", nargs="+", help="one or more job ids")
+
+
+def _monitor(parser: Parser) -> None:
+    parser.add_argument("job", help="a training job's id, or a run folder")
+    _shown(parser)
+
+
+def _profile(parser: Parser) -> None:
+    parser.add_argument("--init", action="store_true", help="write what was found to a file, to be completed by hand")
+    parser.add_argument("--out", type=Path, default=Path("cluster.yaml"), help="that file")
+    parser.add_argument("--force", action="store_true", help="write over it when it is there")
+    _shown(parser, watch=False)
+
+
+VERBS: dict[str, tuple[Callable[[argparse.Namespace], int], Callable[[Parser], None]]] = {
+    "gpus": (verbs.gpus, _gpus),
+    "nodes": (verbs.nodes, _nodes),
+    "jupyter": (verbs.jupyter, _jupyter),
+    "connect": (verbs.connect, _connect),
+    "status": (verbs.status, _status),
+    "logs": (verbs.logs, _logs),
+    "cancel": (verbs.cancel, _cancel),
+    "tensorboard": (verbs.tensorboard, _tensorboard),
+    "monitor": (verbs.monitor, _monitor),
+    "submit": (verbs.submit, _submit),
+    "profile": (verbs.profile, _profile),
+}
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one verb with its options and return its exit code.
+
+    Raises: LimnerError in words; SystemExit by argparse (2 for wrong options, 0 after help).
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        verbs.say(overview())
+        return 0
+    if argv[0] not in VERBS:
+        raise ClusterError(
+            f"limner cluster has no verb {argv[0]!r}.{nearest(argv[0], VERBS)}\nVerbs: {', '.join(VERBS)}.\n"
+            "Try: limner cluster --help"
         )
-        return
-    ids = jobs.submit(plans)
-    if json:
-        typer.echo(_dump({"run": str(run), "finished": False, "jobs": ids}))
-        return
-    for step, job in zip(plans, ids, strict=True):
-        count = f" ({len(step.runs)} runs)" if step.runs else ""
-        typer.echo(f"job {job}: {step.verb} {run}{count}, script kept as {step.path.name}")
-    last = ids[-1] + ("_0" if plans[-1].runs else "")
-    typer.echo(f"Watch it: limner cluster monitor {last}\nStop it:  limner cluster cancel {ids[-1]}")
+    act, declare = VERBS[argv[0]]
+    parser = Parser(prog=f"limner cluster {argv[0]}", description=_first_line(act), allow_abbrev=False)
+    declare(parser)
+    return act(parser.parse_intermixed_args(list(argv[1:])))
 
 
-@app.command()
-def jupyter(
-    where: str = typer.Argument("gpu", help="gpu, cpu, or the name of a node."),
-    gpus: Annotated[int | None, typer.Option("--gpus", min=0, help="GPUs; default 1, none for cpu.")] = None,
-    type: Type = "",
-    hours: Hours = 8,
-    cpus: Cpus = 0,
-    memory: Memory = 0,
-    partition: Partition = "",
-    qos: Qos = "",
-    root: Path = typer.Option(Path("."), "--root", help="The folder to open."),
-    socket: bool = typer.Option(False, "--socket", help="A UNIX socket of mode 0600 on the node instead of a port."),
-    local_port: LocalPort = 8888,
-    wait: Wait = 300,
-    cancel_on_exit: bool = typer.Option(False, "--cancel-on-exit", help="Stay here; Ctrl-C also ends the job."),
-    json: Json = False,
-) -> None:
-    """JupyterLab on a node: submit, wait and explain, then the one SSH command, the URL, and how to stop it."""
-    from limner.cluster import inventory, jobs
-
-    node = "" if where in ("gpu", "cpu") else where
-    if node:
-        found = inventory.find_node(inventory.read_nodes(), node)
-        gpus = (1 if found.gpus else 0) if gpus is None else gpus
-    num = gpus if gpus is not None else int(where != "cpu")
-    request = jobs.Request(num, 1, hours, type, cpus, memory, partition, qos, node)
-    _serve("jupyter", request, root, socket, local_port, wait, cancel_on_exit, json)
+def overview() -> str:
+    """Return the verbs, a line each."""
+    lines = [f"  {name:<12} {_first_line(act)}" for name, (act, _) in VERBS.items()]
+    return "\n".join(["Usage: limner cluster VERB [OPTIONS]", "", ABOUT, "", *lines, "", "limner cluster VERB --help"])
 
 
-@app.command()
-def tensorboard(
-    run: Path = typer.Argument(Path("runs"), help="A run folder, or a folder of runs."),
-    hours: Hours = 8,
-    partition: Partition = "",
-    local_port: LocalPort = 6006,
-    wait: Wait = 300,
-    cancel_on_exit: bool = typer.Option(False, "--cancel-on-exit", help="Stay here; Ctrl-C also ends the job."),
-    json: Json = False,
-) -> None:
-    """TensorBoard on a node, behind a secret path, reached like a notebook."""
-    from limner.cluster import jobs
-
-    request = jobs.Request(gpus=0, hours=hours, partition=partition, cpus=1)
-    _serve("tensorboard", request, run, False, local_port, wait, cancel_on_exit, json)
-
-
-@app.command()
-def connect(
-    job: Annotated[str | None, typer.Argument(help="Which notebook; may be left out when there is one.")] = None,
-    local_port: Annotated[int, typer.Option("--local-port", min=0, max=65535, help="Port on your own computer.")] = 0,
-    wait: Wait = 60,
-    json: Json = False,
-) -> None:
-    """How to reach a notebook or TensorBoard that runs already: the SSH command and the URL again."""
-    from limner.cluster import jupyter as servers
-
-    job = servers.choose(job)
-    server = servers.wait(job, seconds=wait, tell=lambda words: typer.echo(words, err=True))
-    _tell(server, local_port or (6006 if server.kind == "tensorboard" else 8888), json)
-
-
-@app.command()
-def logs(
-    job: str = typer.Argument(help="A job id, 123 or 123_4."),
-    follow: bool = typer.Option(False, "-f", "--follow", help="Go on until the job ends."),
-    lines: int = typer.Option(40, "-n", "--lines", min=0, help="How many of the last lines."),
-) -> None:
-    """The end of a job's log."""
-    from limner.cluster import following
-
-    following.follow(job, lines=lines, follow=follow, write=lambda text: typer.echo(text, nl=False))
-
-
-@app.command()
-def cancel(job: list[str] = typer.Argument(help="One or more job ids.")) -> None:
-    """Cancel jobs. What a run has saved is kept; submit it again to go on."""
-    from limner.cluster import jobs
-
-    for entry in job:
-        typer.echo(jobs.cancel(entry))
-
-
-@app.command()
-def monitor(
-    job: str = typer.Argument(help="A training job's id, or a run folder."), watch: Watch = 0, json: Json = False
-) -> None:
-    """A run's loss, images a second, estimated end, and the use of its GPUs and host."""
-    from limner.cluster import monitor as reading
-    from limner.cluster import queue, records, views
-
-    by_id = job.partition("_")[0].isdecimal() and not Path(job).is_dir()
-    if not by_id and not Path(job).is_dir():
-        queue.check_id(job)
-    run = records.run_of(job) if by_id else Path(job)
-
-    def page() -> str:
-        try:
-            state = queue.find_job(job).state.lower() if by_id else "not asked for"
-        except ClusterError:
-            state = "no longer in Slurm's queue"
-        progress = reading.progress(run)
-        return _dump({**progress.as_dict(), "job": state}) if json else views.progress_text(progress, state)
-
-    _show(page, watch)
-
-
-@app.command()
-def profile(
-    init: bool = typer.Option(False, "--init", help="Write what was found to a file, to be completed by hand."),
-    out: Path = typer.Option(Path("cluster.yaml"), "--out", help="That file."),
-    force: bool = typer.Option(False, "--force", help="Write over it when it is there."),
-    json: Json = False,
-) -> None:
-    """This cluster's profile: from cluster.yaml where there is one, else found from the live cluster."""
-    from limner.cluster import profile as profiles
-
-    path = None if init else profiles.find()
-    found = profiles.load() if path else profiles.discover()
-    if init:
-        if out.exists() and not force:
-            raise ClusterError(
-                f"{out} is there already. Edit it, or write over it: limner cluster profile --init --force"
-            )
-        out.write_text(profiles.to_yaml(found), encoding="utf-8")
-        typer.echo(f"{out} is written. Complete login_host, jump_host and domain by hand; Slurm does not know them.")
-    elif json:
-        typer.echo(_dump(found.model_dump(mode="json")))
-    else:
-        typer.echo(
-            f"# from {path or 'the live cluster; keep it: limner cluster profile --init'}\n{profiles.to_yaml(found)}",
-            nl=False,
-        )
-
-
-def _serve(
-    kind: str, request: Any, root: Path, socket: bool, local_port: int, wait: float, cancel_on_exit: bool, json: bool
-) -> None:
-    """Submit a server, wait for it, tell how to reach it; on Ctrl-C end cleanly, with the job if so asked."""
-    from limner.cluster import following, jobs, profile
-    from limner.cluster import jupyter as servers
-
-    site = profile.load()
-    if site.portal:
-        typer.echo(f"This site has its own way to notebooks too: {site.portal}", err=True)
-    job = servers.start(kind, request, site, root=root, use_socket=socket)
-    typer.echo(f"job {job} is submitted.", err=True)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; a LimnerError becomes its message on stderr and its exit code."""
     try:
-        server = servers.wait(job, seconds=wait, tell=lambda words: typer.echo(words, err=True))
-        _tell(server, local_port, json)
-        if cancel_on_exit:
-            typer.echo("Ctrl-C ends the job.", err=True)
-            following.until_over(job)
+        return run(sys.argv[1:] if argv is None else argv)
+    except LimnerError as error:
+        verbs.note(str(error))
+        return error.exit_code
     except KeyboardInterrupt:
-        if cancel_on_exit:
-            typer.echo("\n" + jobs.cancel(job), err=True)
-        else:
-            again = f"Go on: limner cluster connect {job}\nStop it: limner cluster cancel {job}"
-            typer.echo(f"\njob {job} stays in the queue.\n{again}", err=True)
-        raise typer.Exit(130) from None
-    except ClusterError:
-        if cancel_on_exit:
-            typer.echo(jobs.cancel(job), err=True)
-        raise
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
 
 
-def _tell(server: Any, local_port: int, json: bool) -> None:
-    from limner.cluster import jupyter as servers
-    from limner.cluster import profile
-
-    how = servers.how_to(server, profile.load(), local_port=local_port)
-    if json:
-        typer.echo(_dump(how))
-        return
-    typer.echo(f"{server.kind} is ready on {server.node} (job {server.job}).")
-    typer.echo(f"1. On your own computer, and leave it open:\n     {how['ssh']}")
-    typer.echo(f"2. In your browser:\n     {how['url']}")
-    typer.echo(f"To stop it:\n     {how['stop']}")
+def _first_line(act: Callable[..., Any]) -> str:
+    return (act.__doc__ or "").strip().splitlines()[0]
 
 
-def _show(page: Callable[[], str], watch: float) -> None:
-    """Print a page, once or again and again until Ctrl-C."""
-    text = page()
-    while watch:
-        typer.echo("\033[H\033[2J" + text)
-        typer.echo(f"\n(again every {watch:g} s; Ctrl-C ends it)")
-        try:
-            time.sleep(watch)
-            text = page()
-        except KeyboardInterrupt:
-            return
-    typer.echo(text)
+def __getattr__(name: str) -> Any:
+    """Give `app`, made only when it is asked for: a typer program whose commands hand their words to `run()`."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import typer
+
+    app = typer.Typer(name="cluster", help=ABOUT, no_args_is_help=True, add_completion=False)
+    for verb, (act, _) in VERBS.items():
+        settings: dict[str, Any] = {
+            "ignore_unknown_options": True,
+            "allow_extra_args": True,
+            "allow_interspersed_args": False,
+            "help_option_names": [],
+        }
+        app.command(verb, help=_first_line(act), context_settings=settings)(_command(verb))
+    return app
 
 
-def _dump(value: Any) -> str:
-    import json
+def _command(verb: str) -> Callable[..., None]:
+    import typer
 
-    return json.dumps(value, indent=2, default=str)
+    def command(ctx: typer.Context) -> None:
+        raise typer.Exit(run([verb, *ctx.args]))
+
+    command.__annotations__["ctx"] = typer.Context  # typer reads annotations, and this one is local
+    return command

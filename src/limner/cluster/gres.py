@@ -1,7 +1,7 @@
 """Reads every form in which Slurm writes generic resources: GRES (`gpu:a100:4(S:0-1)`) and TRES (`gres/gpu:a100=4`).
 
-A GPU may be cut: into MIG slices, which Slurm counts as GPUs of their own type, and into shards or MPS shares, which are counted
-beside the whole GPU. A GPU with a busy share is not free as a whole one.
+A GPU may be cut: into MIG slices, which Slurm counts as GPUs of their own type, and into shards or MPS shares, which
+are counted beside the whole GPU. A GPU with a busy share is not free as a whole one.
 """
 
 from __future__ import annotations
@@ -123,7 +123,9 @@ def count_gpus(items: list[Item]) -> int:
 
 
 def _shared(have: list[Item], busy: list[Item], totals: dict[str, int]) -> dict[str, int]:
-    """How many GPUs of each type are opened for shards or MPS, from `shard:a100:3(2/8,1/8)` or, without notes, from counts."""
+    """How many GPUs of each type are opened for shards or MPS, from `shard:a100:3(2/8,1/8)` or, without notes, from
+    counts.
+    """
     opened: dict[str, int] = {}
     for item in busy:
         if item.name not in ("shard", "mps") or item.count == 0:

@@ -1,7 +1,8 @@
-"""What the cluster has and what is free of it now: nodes, GPUs, classes of nodes, and a recommendation that is a command.
+"""What the cluster has and what is free of it now: nodes, GPUs, classes of nodes, and a recommendation that is a
+command.
 
-The truth about GPUs is what Slurm has allocated (`GresUsed`), on nodes that can start a job at all. A free GPU on a node without a
-free CPU or memory is not free. Next: `readers.py` for Slurm's words.
+The truth about GPUs is what Slurm has allocated (`GresUsed`), on nodes that can start a job at all. A free GPU on a
+node without a free CPU or memory is not free. Next: `readers.py` for Slurm's words.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def find_node(nodes: Iterable[Node], name: str) -> Node:
     table = {node.name: node for node in nodes}
     if name not in table:
         raise ClusterError(
-            f"this cluster has no node {name!r}.{nearest(name, table)}\nIt has {len(table)} nodes. Try: limner cluster nodes"
+            f"this cluster has no node {name!r}.{nearest(name, table)}\n"
+            f"It has {len(table)} nodes. Try: limner cluster nodes"
         )
     return table[name]
 
@@ -119,7 +121,9 @@ class NodeClass:
 
 
 def classes(nodes: Iterable[Node]) -> list[NodeClass]:
-    """Return the classes of nodes, those with most GPUs first, each with what it is good for, judged within this cluster."""
+    """Return the classes of nodes, those with most GPUs first, each with what it is good for, judged within this
+    cluster.
+    """
     groups: dict[tuple[str, int, int, int], list[Node]] = {}
     for node in nodes:
         key = (node.gpu_types, node.gpus_total, node.cpus, round(node.memory / 8192) * 8192 or node.memory)

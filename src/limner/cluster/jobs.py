@@ -1,7 +1,7 @@
 """Training jobs: submit (with sweeps and chains), follow, cancel, requeue.
 
-What is asked of Slurm is worked out here from the profile and the cluster's nodes; `script.py` writes it down, `records.py`
-remembers it.
+What is asked of Slurm is worked out here from the profile and the cluster's nodes; `script.py` writes it down,
+`records.py` remembers it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ MAX_SWEEP = 1000
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asks for; 0 and "" leave it to the profile and to a fair share of the node. `gpus` is for each node."""
+    """What the user asks for; 0 and "" leave it to the profile and to a fair share of the node. `gpus` is for each
+    node.
+    """
 
     gpus: int = 1
     nodes: int = 1
@@ -39,7 +41,8 @@ class Request:
 
 
 def resources(request: Request, profile: Profile) -> script.Resources:
-    """Return what to ask of Slurm: one task a GPU (or one a node without), CPUs and memory a fair share of the nodes meant.
+    """Return what to ask of Slurm: one task a GPU (or one a node without), CPUs and memory a fair share of the nodes
+    meant.
 
     Raises: ClusterError when no node of this cluster could ever give it.
     """
@@ -90,7 +93,9 @@ def resources(request: Request, profile: Profile) -> script.Resources:
 
 
 def _share(nodes: Sequence[Node], request: Request, profile: Profile) -> tuple[int, int]:
-    """CPUs for each task and MB for each node: what was asked, else a fair share of the smallest node that could be given."""
+    """CPUs for each task and MB for each node: what was asked, else a fair share of the smallest node that could be
+    given.
+    """
     tasks = max(1, request.gpus)
     parts = [node.gpus_total if request.gpus else max(1, node.cpus // 4) for node in nodes]
     fair_cpus = min((max(1, min(16, node.cpus // part)) for node, part in zip(nodes, parts, strict=True)), default=1)
@@ -111,7 +116,8 @@ def surroundings(profile: Profile) -> script.Surroundings:
 
 
 def find_recipe(recipe: str) -> str:
-    """Return the recipe as a job on another folder needs it: a file's absolute path, or the name of one of the package's.
+    """Return the recipe as a job on another folder needs it: a file's absolute path, or the name of one of the
+    package's.
 
     Raises: ClusterError naming the nearest recipe.
     """
@@ -136,7 +142,7 @@ def sweep_points(sweep: Sequence[str]) -> list[list[str]]:
     for text in sweep:
         key, _, values = text.partition("=")
         items = [value.strip() for value in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", values)]
-        if not re.fullmatch(r"\w+(\.\w+)*", key) or not items or not all(items):
+        if not re.fullmatch(r"\w+(\.\w+)*", key) or not all(items) or not re.fullmatch(r"[^,]+(,[^,]+)*", values):
             raise ClusterError(
                 f"--sweep {shorten(text)}: write key.key=value,value, such as --sweep train.lr=0.001,0.002"
             )
@@ -272,7 +278,8 @@ def cancel(job: str) -> str:
     if found.over:
         return f"job {job} had ended already ({found.state.lower()})."
     slurm.ask(["scancel", job])
-    return f"job {job} is cancelled ({'it had not started' if found.pending else 'it ran for ' + str(found.elapsed) + ' s'})."
+    words = "it had not started" if found.pending else f"it ran for {found.elapsed} s"
+    return f"job {job} is cancelled ({words})."
 
 
 def requeue(job: str) -> None:

@@ -80,7 +80,8 @@ def ready(job: str) -> Server | None:
 
 
 def wait(job: str, *, seconds: float, tell: Callable[[str], None]) -> Server:
-    """Return the job's server once it is ready; meanwhile tell, whenever it changes, what it waits for and Slurm's estimate.
+    """Return the job's server once it is ready; meanwhile tell, whenever it changes, what it waits for and Slurm's
+    estimate.
 
     Raises: ClusterError when the job ends, can never start, or `seconds` pass; the job itself is left alone.
     """
@@ -99,7 +100,8 @@ def wait(job: str, *, seconds: float, tell: Callable[[str], None]) -> Server:
         words = describe(found)
         if found.never_starts:
             raise ClusterError(
-                f"job {job} {words}.\nTry: limner cluster cancel {job}, then ask for less (limner cluster nodes shows what there is)"
+                f"job {job} {words}.\n"
+                f"Try: limner cluster cancel {job}, then ask for less (limner cluster nodes shows what there is)"
             )
         if words != told:
             tell(f"job {job} {words}.")

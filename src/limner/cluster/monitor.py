@@ -1,6 +1,7 @@
 """How busy the machine is, for `metrics.jsonl`; and how a run is doing, read back from there.
 
-`sample()` is called by the training loop; it costs well under a millisecond and never fails: what cannot be measured is left out.
+`sample()` is called by the training loop; it costs well under a millisecond and never fails: what cannot be measured
+is left out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ GIB = 2**30
 def sample() -> dict[str, float]:
     """Return the load of this host and its GPUs now.
 
-    Keys: `host/cpu_percent` (since the last call), `host/memory_gib`, `host/memory_percent`, `process/memory_gib`, and for each GPU
+    Keys: `host/cpu_percent` (since the last call), `host/memory_gib`, `host/memory_percent`, `process/memory_gib`, and
+    for each GPU
     `gpu0/util_percent`, `gpu0/memory_gib`, `gpu0/memory_percent`, `gpu0/power_watts`, `gpu0/celsius`.
     """
     import psutil
@@ -80,7 +82,9 @@ def _gpu(device: Any) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Progress:
-    """How a run is doing. `budget` is 0..1; `left_seconds` is None until it can be told; `load` holds the newest host and GPU use."""
+    """How a run is doing. `budget` is 0..1; `left_seconds` is None until it can be told; `load` holds the newest host
+    and GPU use.
+    """
 
     run: str
     finished: bool
@@ -99,7 +103,8 @@ class Progress:
 
 
 def progress(run: Path) -> Progress:
-    """Return how a run is doing, from the end of its `metrics.jsonl`: the newest of each value, the loss as a mean of the last 20.
+    """Return how a run is doing, from the end of its `metrics.jsonl`: the newest of each value, the loss as a mean of
+    the last 20.
 
     Raises: ClusterError when the run folder is not there.
     """

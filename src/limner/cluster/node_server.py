@@ -1,8 +1,9 @@
-"""Runs on the node, inside the job: starts JupyterLab or TensorBoard on loopback (or a 0600 UNIX socket), behind a secret.
+"""Runs on the node, inside the job: starts JupyterLab or TensorBoard on loopback (or a 0600 UNIX socket), behind a
+secret.
 
-The port is chosen here by binding it; the secret is made here and lives in a file of mode 0600 in the user's own state folder. It
-never stands in an argument, a job comment or a log. A server that answers without the secret is stopped, not advertised: a user's
-own configuration might have switched tokens off.
+The port is chosen here by binding it; the secret is made here and lives in a file of mode 0600 in the user's own
+state folder. It never stands in an argument, a job comment or a log. A server that answers without the secret is
+stopped, not advertised: a user's own configuration might have switched tokens off.
 """
 
 from __future__ import annotations
@@ -112,7 +113,9 @@ def status_of(remote: str, path: str) -> int:
 
 
 def serve(kind: str, root: str, *, use_socket: bool) -> int:
-    """Start a server of this kind, advertise it in the state folder once it answers to its secret only, and wait for its end."""
+    """Start a server of this kind, advertise it in the state folder once it answers to its secret only, and wait for
+    its end.
+    """
     start, page = KINDS[kind]
     job = os.environ.get("SLURM_JOB_ID", "0")
     folder = state_folder("servers", job)

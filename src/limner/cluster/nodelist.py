@@ -24,7 +24,9 @@ def expand(text: str) -> list[str]:
 
 
 def compress(names: list[str]) -> str:
-    """Return names as one short list, `gpu[01-03],login`; the shortest form is not promised, only that it expands back."""
+    """Return names as one short list, `gpu[01-03],login`; the shortest form is not promised, only that it expands
+    back.
+    """
     parts: list[str] = []
     run: tuple[str, str, int, int] | None = None  # prefix, first digits, first number, last number
     for name in names:

@@ -9,11 +9,14 @@ from limner.cluster.gres import Gpus
 from limner.errors import ClusterError, shorten
 
 _LONG = {
-    "alloc": "allocated", "mix": "mixed", "comp": "completing", "drain": "drained", "drng": "draining", "failg": "failing",
-    "futr": "future", "maint": "maintenance", "resv": "reserved", "inval": "invalid", "unk": "unknown", "plnd": "planned",
+    "alloc": "allocated", "mix": "mixed", "comp": "completing", "drain": "drained", "drng": "draining",
+    "failg": "failing",
+    "futr": "future", "maint": "maintenance", "resv": "reserved", "inval": "invalid", "unk": "unknown",
+    "plnd": "planned",
     "npc": "perfctrs", "pow_dn": "powering_down", "pow_up": "powering_up", "boot": "rebooting", "err": "error",
     "maint+": "maintenance", "invalid_reg": "invalid", "noresp": "not_responding", "no_respond": "not_responding",
-    "powered_down": "sleeping", "power": "sleeping", "cloud": "cloud", "reboot_requested": "reboot", "reboot^": "reboot",
+    "powered_down": "sleeping", "power": "sleeping", "cloud": "cloud", "reboot_requested": "reboot",
+    "reboot^": "reboot",
     "power_down": "powering_down", "power_up": "powering_up", "reboot_issued": "reboot", "dynamic_norm": "dynamic",
     "dynamic_future": "dynamic",
 }  # fmt: skip
@@ -26,7 +29,8 @@ _HARMLESS = _WORKING | {"sleeping", "powering_up", "cloud", "dynamic"}
 
 
 def parse_state(text: str) -> tuple[str, ...]:
-    """Return the words of a state such as `mix*`, `IDLE+DRAIN` or `idle~`: the base first, then flags, long and lower-case.
+    """Return the words of a state such as `mix*`, `IDLE+DRAIN` or `idle~`: the base first, then flags, long and
+    lower-case.
 
     Raises: ClusterError when it does not look like a state at all.
     """
@@ -42,7 +46,7 @@ def parse_state(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Node:
-    """One node. `state` holds the base state and flags in long words; memory in MB; `partitions` names each once."""
+    """One node. `state` holds the base state and flags in long words; memory in MB; `partitions` in order of name."""
 
     name: str
     state: tuple[str, ...]

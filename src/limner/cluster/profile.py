@@ -1,7 +1,8 @@
-"""The cluster's profile, `cluster.yaml`: what Slurm cannot tell by itself, such as the login host and the way through to it.
+"""The cluster's profile, `cluster.yaml`: what Slurm cannot tell by itself, such as the login host and the way through
+to it.
 
-Found first in the live cluster, then read from a file; no site is built in. The file is looked for at $LIMNER_CLUSTER, at
-`./cluster.yaml`, and at `limner/cluster.yaml` in the user's configuration folder.
+Found first in the live cluster, then read from a file; no site is built in. The file is looked for at
+$LIMNER_CLUSTER, at `./cluster.yaml`, and at `limner/cluster.yaml` in the user's configuration folder.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ def load() -> Profile:
 
 
 def discover() -> Profile:
-    """Return what the live cluster and this session tell: name, login host, partitions, account and QOS, modules, environment.
+    """Return what the live cluster and this session tell: name, login host, partitions, account and QOS, modules,
+    environment.
 
     Raises: ClusterError when there is no Slurm here.
     """
@@ -203,7 +205,9 @@ def to_yaml(profile: Profile) -> str:
 
 
 def interpreter(profile: Profile) -> list[str]:
-    """Return the words that start Python on a node: this very interpreter, or the site's own where the profile says so."""
+    """Return the words that start Python on a node: this very interpreter, or the site's own where the profile says
+    so.
+    """
     import shlex
 
     if profile.command:

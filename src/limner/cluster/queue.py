@@ -21,7 +21,8 @@ FIELDS = (
 )  # fmt: skip
 FORMAT = ",".join(f"{field}:|" for field in FIELDS)
 _OVER = frozenset({
-    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT",
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+    "PREEMPTED", "REVOKED", "TIMEOUT",
 })  # fmt: skip
 
 _REASONS = (  # the beginning of Slurm's reason -> words; the first that fits is told
@@ -58,7 +59,9 @@ _REASONS = (  # the beginning of Slurm's reason -> words; the first that fits is
 
 @dataclass(frozen=True)
 class Job:
-    """One job or array task. Times in seconds, `limit` None when there is none; `start` is Slurm's estimate while it waits."""
+    """One job or array task. Times in seconds, `limit` None when there is none; `start` is Slurm's estimate while it
+    waits.
+    """
 
     id: str
     name: str
@@ -225,7 +228,8 @@ def show(job: str) -> dict[str, str]:
 
 
 def parse_json(text: str) -> list[Job]:
-    """Return the jobs of `squeue --json`, Slurm 22.05 to 25.x: states as text or list, nodes as text or object, wrapped numbers.
+    """Return the jobs of `squeue --json`, Slurm 22.05 to 25.x: states as text or list, nodes as text or object,
+    wrapped numbers.
 
     Raises: ClusterError when it cannot be read.
     """

@@ -1,7 +1,7 @@
 """Reads what Slurm says about nodes: `sinfo -O` rows, `scontrol show node` text, and the JSON of Slurm 22.05 to 25.x.
 
-Text comes first, because the JSON changed its shape with almost every version. What cannot be read is an honest ClusterError,
-never a guess.
+Text comes first, because the JSON changed its shape with almost every version. What cannot be read is an honest
+ClusterError, never a guess.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from limner.cluster.nodes import Node, parse_state
 from limner.errors import ClusterError, shorten
 
 SINFO_FIELDS = (
-    "NodeList", "Partition", "StateComplete", "Gres", "GresUsed", "CPUsState", "Memory", "AllocMem", "Features", "Reason",
+    "NodeList", "Partition", "StateComplete", "Gres", "GresUsed", "CPUsState", "Memory", "AllocMem",
+    "Features", "Reason",
 )  # fmt: skip
 SINFO_FORMAT = ",".join(f"{field}:|" for field in SINFO_FIELDS)
 _NOTHING = frozenset({"(null)", "none", "None", "N/A", "n/a", ""})
@@ -92,7 +93,7 @@ def parse_scontrol(text: str) -> list[Node]:
                 cpus=_number(fields.get("CPUTot", "0"), "CPUTot", block),
                 memory=_number(fields.get("RealMemory", "0"), "RealMemory", block),
                 memory_used=_number(fields.get("AllocMem", "0"), "AllocMem", block),
-                partitions=tuple(name for name in fields.get("Partitions", "").split(",") if name),
+                partitions=tuple(sorted(name for name in fields.get("Partitions", "").split(",") if name)),
                 features="" if fields.get("AvailableFeatures", "") in _NOTHING else fields["AvailableFeatures"],
                 reason=fields.get("Reason", ""),
             )
@@ -116,8 +117,8 @@ def key_values(text: str) -> dict[str, str]:
 def parse_json(text: str) -> list[Node]:
     """Return the nodes of `sinfo --json` or `scontrol show nodes --json`, Slurm 22.05 to 25.x.
 
-    From 23.11 on `sinfo --json` adds nodes up into rows: a row of several half-used GPU nodes does not tell whose GPUs are in use,
-    and is refused. Raises: ClusterError.
+    From 23.11 on `sinfo --json` adds nodes up into rows: a row of several half-used GPU nodes does not tell whose
+    GPUs are in use, and is refused. Raises: ClusterError.
     """
     try:
         tree = json.loads(text)
@@ -138,7 +139,9 @@ def parse_json(text: str) -> list[Node]:
 
 
 def plain(value: Any) -> Any:
-    """Return a JSON number of any version: `{"set": true, "infinite": false, "number": 4}` is 4, unset and infinite are None."""
+    """Return a JSON number of any version: `{"set": true, "infinite": false, "number": 4}` is 4, unset and infinite
+    are None.
+    """
     if isinstance(value, Mapping) and "number" in value:
         return None if value.get("infinite") or not value.get("set", True) else value["number"]
     return value
@@ -156,7 +159,7 @@ def _json_node(entry: Mapping[str, Any]) -> Node:
         cpus=_count(entry.get("cpus")),
         memory=_count(entry.get("real_memory")),
         memory_used=_count(entry.get("alloc_memory")),
-        partitions=tuple(_words(entry.get("partitions"))),
+        partitions=tuple(sorted(_words(entry.get("partitions")))),
         features=",".join(_words(entry.get("features"))),
         reason=str(entry.get("reason") or ""),
     )
@@ -191,7 +194,7 @@ def _json_rows(rows: Iterable[Mapping[str, Any]]) -> list[Node]:
 
 
 def _with_partitions(node: Node, names: Mapping[str, None]) -> Node:
-    return Node(**{**vars(node), "partitions": tuple(name for name in names if name and name not in _NOTHING)})
+    return Node(**{**vars(node), "partitions": tuple(sorted(name for name in names if name not in _NOTHING))})
 
 
 def _words(value: Any) -> list[str]:

@@ -1,6 +1,7 @@
 """Remembers which job belongs to which run: Slurm forgets a job minutes after its end, and its comment field is public.
 
-One small JSON file a job in the user's own state folder (mode 0600), and the id of the newest training job in the run folder.
+One small JSON file a job in the user's own state folder (mode 0600), and the id of the newest training job in the run
+folder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where the ranks of one job meet: Slurm's variables turned into torch's, without a launcher in between.
 
-The job script runs `python -m limner.cluster.rendezvous` on the first node, which prints `export MASTER_ADDR=... MASTER_PORT=...`
-for all ranks to inherit. `environment()` then gives each rank its own numbers.
+The job script runs `python -m limner.cluster.rendezvous` on the first node, which prints `export MASTER_ADDR=...
+MASTER_PORT=...` for all ranks to inherit. `environment()` then gives each rank its own numbers.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ NUM_PORTS = 20_000
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT of this rank.
 
-    MASTER_ADDR and MASTER_PORT are kept where the job script has set them; else they follow from the node list and the job id,
-    the same on every rank. Raises: ClusterError when a variable of Slurm's is missing or no number.
+    MASTER_ADDR and MASTER_PORT are kept where the job script has set them; else they follow from the node list and
+    the job id, the same on every rank. Raises: ClusterError when a variable of Slurm's is missing or no number.
     """
     rank = _number(environ, "SLURM_PROCID")
     world = _number(environ, "SLURM_NTASKS")

@@ -1,13 +1,14 @@
-"""A cost model of one training step on many GPUs: compute, all-reduce, data, checkpoints. docs/scaling.md explains and tabulates.
+"""A cost model of one training step on many GPUs: compute, all-reduce, data, checkpoints. docs/scaling.md explains
+and tabulates.
 
 With B images a step on N GPUs (G a node, M = N / G nodes), P parameters, f operations an image (forward and backward):
 
-    compute      t_c = f B / (N F u)                      F: peak operations a second, u: the share of it that is reached
+    compute      t_c = f B / (N F u)                      F: peak operations a second, u: the share reached
     all-reduce   S = P s bytes;  t_r = 2 (G-1)/G S / w_in + 2 (M-1)/M (S/G) / w_out + 2 log2(N) a k
                  (ring inside the node, then each GPU's share across nodes; a: latency, k: buckets)
-    exposed      t_e = max(0, t_r - v 2/3 t_c)            v: share of the backward pass that communication may hide behind
-    data         t_d = B d / w_data (w_data M with a copy on each node), hidden by prefetching unless it is longer than the step
-    checkpoint   t_k = (16 + 4 E) P / (w_disk n)          weights, two Adam moments and gradients' master in fp32, E averages; every n
+    exposed      t_e = max(0, t_r - v 2/3 t_c)            v: share of the backward pass that hides it
+    data         t_d = B d / w_data (w_data M with a copy on each node), hidden unless longer
+    checkpoint   t_k = (16 + 4 E) P / (w_disk n)          fp32 state of 16 bytes, E averages; every n steps
     step         t = max(t_c + t_e, t_d) + t_k
     efficiency   (B / t) / (N x images a second of one GPU at the same batch a GPU)
 """
@@ -24,7 +25,9 @@ class Workload:
     """What is trained. Defaults: a transformer of 130 million parameters on cached 4 x 32 x 32 latents, bf16."""
 
     parameters: float = 130e6
-    operations_per_image: float = 3 * 2 * 23e9  # multiply-adds of a forward pass, times 2 operations, times 3 with backward
+    operations_per_image: float = (
+        3 * 2 * 23e9
+    )  # multiply-adds of a forward pass, times 2 operations, times 3 with backward
     bytes_per_image: float = 2 * 4 * 32 * 32 + 77 * 768 * 2  # a latent and its text states in 16 bits
     bytes_per_gradient: float = 2
     averages: int = 2
@@ -33,7 +36,9 @@ class Workload:
 
 @dataclass(frozen=True)
 class Machine:
-    """What it is trained on, in units and seconds. Defaults are round figures for nodes of 8 A100s with one 200 Gbit/s link a GPU."""
+    """What it is trained on, in units and seconds. Defaults are round figures for nodes of 8 A100s with one 200
+    Gbit/s link a GPU.
+    """
 
     peak: float = 312e12
     utilisation: float = 0.35
@@ -112,7 +117,8 @@ def rows(plan: Sequence[tuple[int, int, bool]] = PLAN) -> list[Prediction]:
 def markdown(table: Sequence[Prediction]) -> str:
     """Return predictions as the table that docs/scaling.md shows."""
     lines = [
-        "| GPUs | batch | a GPU | compute ms | all-reduce ms | exposed ms | data ms | checkpoint ms | images/s | efficiency | change first |",
+        "| GPUs | batch | a GPU | compute ms | all-reduce ms | exposed ms | data ms | checkpoint ms | images/s "
+        "| efficiency | change first |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in table:
@@ -121,4 +127,3 @@ def markdown(table: Sequence[Prediction]) -> str:
         ends = [f"{r.images_per_second:,.0f}", f"{100 * r.efficiency:.0f} %", advice(r)]
         lines.append("| " + " | ".join(map(str, [*cells, *times, *ends])) + " |")
     return "\n".join(lines)
-

@@ -1,8 +1,9 @@
-"""Writes sbatch scripts that people can read: what is asked of Slurm on top, what is run below. Pure text, nothing is submitted.
+"""Writes sbatch scripts that people can read: what is asked of Slurm on top, what is run below. Pure text, nothing is
+submitted.
 
-How signals travel (docs/cluster.md tells the measurements): Slurm sends USR1 to the ranks shortly before the time limit, and TERM
-to everything at preemption. The ranks save and exit with 75, "not finished". After preemption Slurm puts the job back by itself;
-at the time limit this script does; after a cancel nobody does.
+How signals travel (docs/cluster.md tells the measurements): Slurm sends USR1 to the ranks shortly before the time
+limit, and TERM to everything at preemption. The ranks save and exit with 75, "not finished". After preemption Slurm
+puts the job back by itself; at the time limit this script does; after a cancel nobody does.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ MAX_REQUEUES = 100
 
 @dataclass(frozen=True)
 class Resources:
-    """What one job asks of Slurm. `gpus`, `tasks` and `memory_mb` are for each node, `cpus` for each task; "" is Slurm's default."""
+    """What one job asks of Slurm. `gpus`, `tasks` and `memory_mb` are for each node, `cpus` for each task; "" is
+    Slurm's default.
+    """
 
     hours: float
     nodes: int = 1
@@ -38,7 +41,9 @@ class Resources:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What has to be there before the program runs: modules, a shell line, variables, and the words that start Python."""
+    """What has to be there before the program runs: modules, a shell line, variables, and the words that start
+    Python.
+    """
 
     python: tuple[str, ...]
     modules: tuple[str, ...] = ()
@@ -141,8 +146,8 @@ def simple_script(resources: Resources, around: Surroundings, *, name: str, log:
 
 def _requeue_lines() -> list[str]:
     return [
-        f"# {NOT_FINISHED} is «saved, not finished». After preemption Slurm requeues by itself, after a cancel nobody does:",
-        "# in both cases the job is no longer RUNNING here. At the time limit it still is, and goes back into the queue.",
+        f"# {NOT_FINISHED} means saved, not finished. After preemption Slurm requeues by itself, after cancel nobody:",
+        "# in both cases the job is no longer RUNNING. At the time limit it still is, and goes back into the queue.",
         f'if [ "$code" -eq {NOT_FINISHED} ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {MAX_REQUEUES} ]; then',
         '  job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"; job="${job:-$SLURM_JOB_ID}"',
         "  if ! command -v scontrol >/dev/null; then",

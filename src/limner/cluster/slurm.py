@@ -1,4 +1,6 @@
-"""Asks Slurm's own commands, with a time limit, and turns their failures into one message with the next command to try."""
+"""Asks Slurm's own commands, with a time limit, and turns their failures into one message with the next command to
+try.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +13,42 @@ from limner.errors import ClusterError
 TIMEOUT_SECONDS = 30.0
 
 _ADVICE = (  # what Slurm says -> what it means and what to do; the first that fits is told
-    ("invalid job id", "Slurm knows no such job (it forgets them some minutes after their end).\nTry: limner cluster status"),
+    (
+        "invalid job id",
+        "Slurm knows no such job (it forgets them some minutes after their end).\nTry: limner cluster status",
+    ),
     ("invalid node name", "this cluster has no such node.\nTry: limner cluster nodes"),
     ("invalid partition", "this cluster has no such partition.\nTry: limner cluster profile"),
     ("invalid qos", "this QOS does not exist or is not yours.\nTry: limner cluster profile"),
     ("invalid account", "this account does not exist or is not yours.\nTry: limner cluster profile"),
-    ("node configuration is not available", "no node of this partition has that many GPUs, CPUs or memory, or that type of GPU.\n"
-     "Try: limner cluster nodes"),
+    (
+        "node configuration is not available",
+        "no node of this partition has that many GPUs, CPUs or memory, or that type of GPU.\nTry: limner cluster nodes",
+    ),
     ("temporarily unable to accept job", "the queue is full.\nTry again later, or make room: limner cluster status"),
     ("qosmaxsubmitjob", "you have as many jobs in the queue as you may.\nTry: limner cluster status"),
-    ("accounting/qos policy", "this asks for more than your account or QOS may have at once.\nTry: limner cluster profile"),
-    ("time limit", "this asks for more time than the partition gives. Ask for fewer --hours.\nTry: limner cluster profile"),
+    (
+        "accounting/qos policy",
+        "this asks for more than your account or QOS may have at once.\nTry: limner cluster profile",
+    ),
+    (
+        "time limit",
+        "this asks for more time than the partition gives. Ask for fewer --hours.\nTry: limner cluster profile",
+    ),
     ("access/permission denied", "this job or node is not yours.\nTry: limner cluster status"),
-    ("unable to contact slurm controller", "Slurm's controller does not answer. This is the cluster's fault, not yours.\n"
-     "Try again in some minutes: sinfo"),
-    ("connection refused", "Slurm's controller does not answer. This is the cluster's fault, not yours.\n"
-     "Try again in some minutes: sinfo"),
-    ("configuration source", "Slurm is installed here but belongs to no cluster.\nRun this on the login node of your cluster."),
-)  # fmt: skip
+    (
+        "unable to contact slurm controller",
+        "Slurm's controller does not answer. This is the cluster's fault, not yours.\nTry again in some minutes: sinfo",
+    ),
+    (
+        "connection refused",
+        "Slurm's controller does not answer. This is the cluster's fault, not yours.\nTry again in some minutes: sinfo",
+    ),
+    (
+        "configuration source",
+        "Slurm is installed here but belongs to no cluster.\nRun this on the login node of your cluster.",
+    ),
+)
 
 
 class SlurmError(ClusterError):
@@ -60,7 +80,7 @@ def ask(args: Sequence[str], *, timeout: float = TIMEOUT_SECONDS, environ: Mappi
             raise _failure(args[0], said) from error
         words = f" ({said.strip().splitlines()[-1][:150]})" if said.strip() else ""
         raise ClusterError(
-            f"`{args[0]}` gave no answer within {timeout:.0f} s{words}: Slurm's controller is busy, away or not set up here.\n"
+            f"`{args[0]}` gave no answer within {timeout:.0f} s{words}: Slurm is busy, away or not set up here.\n"
             f"Try again in some minutes: {args[0]}"
         ) from error
     except OSError as error:

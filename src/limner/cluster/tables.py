@@ -1,10 +1,14 @@
-"""Plain tables for the terminal. Written by hand because importing a table library costs more than everything else a verb does."""
+"""Plain tables for the terminal. Written by hand because importing a table library costs more than everything else a
+verb does.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 
-import typer
+BOLD, RED, GREEN, YELLOW = "1", "31", "32", "33"
 
 
 def table(
@@ -14,19 +18,23 @@ def table(
 
     Arguments:
         right: columns set to the right (numbers).
-        colour: the column whose words colour themselves: green for what is free or running, yellow for waiting, red for trouble.
+        colour: the column whose words colour themselves: green for what is free or running, yellow for waiting, red
+        for trouble.
     """
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(head), *cells]) for i in range(len(head))]
-    lines = [
-        typer.style("  ".join(_pad(name, widths[i], i in right) for i, name in enumerate(head)).rstrip(), bold=True)
-    ]
+    lines = [style("  ".join(_pad(name, widths[i], i in right) for i, name in enumerate(head)).rstrip(), BOLD)]
     for row in cells:
         parts = [_pad(cell, widths[i], i in right) for i, cell in enumerate(row)]
         if colour is not None:
-            parts[colour] = typer.style(parts[colour], fg=_colour(row[colour]))
+            parts[colour] = style(parts[colour], _colour(row[colour]))
         lines.append("  ".join(parts).rstrip())
     return "\n".join(lines)
+
+
+def style(text: str, code: str) -> str:
+    """Return the text in a terminal's colour; plain where stdout is no terminal or NO_COLOR is set."""
+    return f"\033[{code}m{text}\033[0m" if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
 
 
 def gigabytes(megabytes: int) -> str:
@@ -52,13 +60,13 @@ def _pad(text: str, width: int, right: bool) -> str:
     return text.rjust(width) if right else text.ljust(width)
 
 
-def _colour(word: str) -> str | None:
+def _colour(word: str) -> str:
     lowered = word.lower()
     if any(
         sign in lowered
         for sign in ("drain", "down", "fail", "maint", "reserv", "not_resp", "invalid", "cancel", "timeout")
     ):
-        return typer.colors.RED
+        return RED
     if lowered.startswith(("idle", "free", "mixed", "running", "completed")):
-        return typer.colors.GREEN
-    return typer.colors.YELLOW
+        return GREEN
+    return YELLOW

@@ -37,7 +37,9 @@ def ssh_command(profile: Profile, node: str, remote: str, *, local_port: int = 8
 
 
 def node_address(profile: Profile, node: str) -> str:
-    """Return how SSH reaches a node from the login host: its name (and the site's domain), else Slurm's address for it."""
+    """Return how SSH reaches a node from the login host: its name (and the site's domain), else Slurm's address for
+    it.
+    """
     if profile.domain:
         return f"{node}.{profile.domain.lstrip('.')}"
     try:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import typer
-
 from limner.cluster.inventory import classes, recommend, totals
 from limner.cluster.monitor import Progress
 from limner.cluster.nodelist import compress
 from limner.cluster.nodes import Node
 from limner.cluster.queue import Job, explain
-from limner.cluster.tables import duration, gigabytes, table
+from limner.cluster.tables import BOLD, duration, gigabytes, style, table
 
 
 def gpus_text(nodes: Sequence[Node], *, type: str, shown: int) -> str:
-    """Return the page of `gpus`: a row a node and GPU type, those with most free GPUs first, totals, and what to do now.
+    """Return the page of `gpus`: a row a node and GPU type, those with most free GPUs first, totals, and what to do
+    now.
 
     Arguments:
         shown: at most so many rows; 0 for all.
@@ -41,7 +40,7 @@ def gpus_text(nodes: Sequence[Node], *, type: str, shown: int) -> str:
         sums = [[t.type, t.free, t.used, t.away, t.total] for t in totals(nodes)]
         lines.append(table(["GPU", "free", "used", "out of service", "total"], sums, right=(1, 2, 3, 4)))
     words, command = recommend(nodes, type=type)
-    return "\n".join([*lines, "" if rows else "No GPUs here.", words, f"  {typer.style(command, bold=True)}"])
+    return "\n".join([*lines, "" if rows else "No GPUs here.", words, f"  {style(command, BOLD)}"])
 
 
 def nodes_text(nodes: Sequence[Node]) -> str:

@@ -142,7 +142,7 @@ def _from_tables(tree: Tree, tables: list[str], sizes: dict[str, int], title: st
     for table in tables:
         above = PurePosixPath(table).parent
         test = bool(above.parts) and above.parts[0].lower() in TEST_FOLDERS
-        for number, line in enumerate(tree.text(table, MAX_TEXT_BYTES).splitlines(), start=1):
+        for number, line in enumerate(tree.text(table, MAX_TEXT_BYTES).split("\n"), start=1):
             if not line.strip():
                 continue
             where = f"{title}/{table}, line {number}"

@@ -7,7 +7,8 @@ Images are paths relative to the table's folder (or to `images`), and in parquet
 from __future__ import annotations
 
 import csv
-
+import io
+import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -84,7 +85,9 @@ class Roles:
         """Return the example of a row; a row that cannot be used is marked bad."""
         example = Example(None, name)
         try:
-            example.texts = tuple(text for column in self.texts for text in _texts(row.get(column), f"{name}: {column}"))
+            example.texts = tuple(
+                text for column in self.texts for text in _texts(row.get(column), f"{name}: {column}")
+            )
             example.label = label_of(row.get(self.label), where=name) if self.label else None
             example.image, path = _image(row.get(self.image), name, folder)
             example.name = path or name
@@ -185,10 +188,10 @@ class Table(Columns):
         if self.images is not None and not self.images.is_dir():
             raise DataError(f"{self.images}: there is no such folder (images).")
 
-    def _lines(self) -> list[str]:
+    def _lines(self) -> io.StringIO:
         if self.path.stat().st_size > MAX_TEXT_BYTES:
             raise DataError(f"{self.path}: more than {MAX_TEXT_BYTES} bytes; use parquet or webdataset for so much.")
-        return decoded(self.path.read_bytes(), str(self.path)).splitlines(keepends=True)
+        return io.StringIO(decoded(self.path.read_bytes(), str(self.path)), newline="")
 
 
 class Jsonl(Table):
@@ -215,7 +218,9 @@ class Csv(Table):
             reader = csv.DictReader(self._lines(), delimiter="\t" if tabs else ",", strict=True)
             for row in reader:
                 if None in row:
-                    raise DataError(f"{self.path}, line {reader.line_num}: more values than the first line has columns.")
+                    raise DataError(
+                        f"{self.path}, line {reader.line_num}: more values than the first line has columns."
+                    )
                 yield {key: value for key, value in row.items() if value is not None}
         except csv.Error as error:
             raise DataError(f"{self.path}: not a table of comma-separated values: {error}.") from None
@@ -225,6 +230,19 @@ class Parquet(Table):
     """A parquet file, or a folder of them; images as bytes or as paths."""
 
     kind: Literal["parquet"] = "parquet"
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return `classes`, or those that Hugging Face `datasets` wrote into the file for the column `label`, or None."""
+        if self.classes or not self.label:
+            return self.classes or None
+        pq = _parquet()
+        try:
+            with pq.ParquetFile(self.files()[0]) as table:
+                noted = json.loads((table.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+            names = noted["info"]["features"][self.label]["names"]
+        except (KeyError, TypeError, ValueError, IndexError, OSError):
+            return None
+        return tuple(map(str, names))
 
     def files(self) -> list[Path]:
         """Return the parquet files in order."""
@@ -237,11 +255,9 @@ class Parquet(Table):
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows, 64 in memory at a time. Raises: MissingError without pyarrow, DataError for damaged files."""
-        try:
-            from pyarrow import ArrowException
-            from pyarrow import parquet as pq
-        except ImportError:
-            raise MissingError("parquet: the library pyarrow is missing: pip install pyarrow") from None
+        pq = _parquet()
+        from pyarrow import ArrowException
+
         for file in self.files():
             try:
                 with pq.ParquetFile(file) as table:
@@ -255,3 +271,10 @@ class Parquet(Table):
             raise DataError(f"{self.path}: there is no such parquet file, nor a folder of them.")
 
 
+def _parquet() -> Any:
+    """The module pyarrow.parquet. Raises: MissingError."""
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise MissingError("parquet: the library pyarrow is missing: pip install pyarrow") from None
+    return parquet

@@ -68,7 +68,10 @@ def verify(image: np.ndarray, asked: Scene | str) -> dict[str, bool]:
         (_compare(scene, chosen) for chosen in permutations(padded, len(scene.things))),
         key=lambda properties: sum(properties.values()),
     )
-    found = {"count": len(seen) == len(scene.things), **{key: value == len(scene.things) for key, value in best.items()}}
+    found = {
+        "count": len(seen) == len(scene.things),
+        **{key: value == len(scene.things) for key, value in best.items()},
+    }
     found["all"] = all(found.values())
     return found
 
@@ -96,9 +99,7 @@ def related(chosen: tuple[Seen | None, ...], relation: str) -> bool:
     return along > aside
 
 
-def _regions(
-    foreground: np.ndarray, colours: np.ndarray, value: np.ndarray, least: float
-) -> list[np.ndarray]:
+def _regions(foreground: np.ndarray, colours: np.ndarray, value: np.ndarray, least: float) -> list[np.ndarray]:
     """Masks [H, W] of the things: connected, and parted by colour where two colours each have a solid part."""
     labels, num = ndimage.label(foreground)
     regions = []

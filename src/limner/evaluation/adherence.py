@@ -1,4 +1,5 @@
-"""Does the picture show what was asked for? By a judge's classes, by CLIP's cosine, or by an exact verifier. Next: `memorisation.py`."""
+"""Does the picture show what was asked for? By a judge's classes, by CLIP's cosine, or by an exact verifier. Next:
+`memorisation.py`."""
 
 from __future__ import annotations
 
@@ -28,14 +29,16 @@ def adherence(
     Arguments:
         probabilities: [N, K] of the judge. asked: [N] class of each prompt, -1 where a prompt is no class's (left out).
         prompts: the wordings, to tell accuracy by wording.
-    Returns: `accuracy` {value, interval, num}, `mean_probability` of the class asked for {value, interval}, `confusion` [K][K]
-        (asked, found), `per_class` [K] {name, accuracy, num}, `per_prompt` {wording: {accuracy, num}}.
+    Returns: `accuracy` {value, interval, num}, `mean_probability` of the class asked for {value, interval}, `confusion`
+        [K][K] (asked, found), `per_class` [K] {name, accuracy, num}, `per_prompt` {wording: {accuracy, num}}.
     Raises: EvaluationError when counts or classes do not fit, or no prompt is of a class.
     """
     probabilities, asked = np.asarray(probabilities, np.float64), np.asarray(asked)
     num_classes = len(class_names)
     if probabilities.shape != (len(asked), num_classes):
-        raise EvaluationError(f"{len(asked)} prompts of {num_classes} classes, but probabilities {list(probabilities.shape)}.")
+        raise EvaluationError(
+            f"{len(asked)} prompts of {num_classes} classes, but probabilities {list(probabilities.shape)}."
+        )
     if asked.size and int(asked.max()) >= num_classes:
         raise EvaluationError(f"class {int(asked.max())} was asked for, and the judge knows {num_classes} classes.")
     known = asked >= 0

@@ -1,7 +1,7 @@
 """Random changes that keep an image's class: one resampling for shift, turn, scale, shear and a small elastic bend.
 
-Digits are never flipped (a mirrored 2 is no 2). Source: Simard, Steinkraus and Platt 2003 (elastic distortions); DeVries and
-Taylor 2017 (cutout). Next: `judge.py`.
+Digits are never flipped (a mirrored 2 is no 2). Source: Simard, Steinkraus and Platt 2003 (elastic distortions);
+DeVries and Taylor 2017 (cutout). Next: `judge.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 Augment = Callable[[Tensor, Generator], Tensor]
@@ -23,7 +23,8 @@ def warp(
 
     Arguments:
         turn: largest rotation in degrees. scale: largest share by which a side grows or shrinks. shear: largest shear.
-        shift: largest shift, in pixels. bend: standard deviation of the displacement at the knots of a 5x5 mesh, in pixels.
+        shift: largest shift, in pixels. bend: standard deviation of the displacement at the knots of a 5x5 mesh, in
+            pixels.
     """
     num, _, height, width = pixels.shape
 
@@ -53,7 +54,9 @@ def erase(pixels: Tensor, generator: Generator, *, side: int, share: float) -> T
     left = torch.randint(1 - side, width, (num, 1), generator=generator)
     left[torch.rand(num, 1, generator=generator) >= share] = width  # outside: nothing is erased
     rows, columns = torch.arange(height)[None], torch.arange(width)[None]
-    inside = ((rows >= top) & (rows < top + side))[:, None, :, None] & ((columns >= left) & (columns < left + side))[:, None, None]
+    inside = ((rows >= top) & (rows < top + side))[:, None, :, None] & ((columns >= left) & (columns < left + side))[
+        :, None, None
+    ]
     return torch.where(inside, pixels.new_zeros(()), pixels)
 
 
@@ -76,7 +79,7 @@ def photos(pixels: Tensor, generator: Generator) -> Tensor:
     columns = torch.randint(0, 5, (num, 1), generator=generator) + torch.arange(width)[None]
     which = torch.arange(num)[:, None, None]
     moved = padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    return erase(moved, generator, side=max(2, min(height, width) // 4), share=0.5)
+    return erase(moved, generator, side=max(2, min(height, width) // 4), share=0.25)
 
 
 def nothing(pixels: Tensor, generator: Generator) -> Tensor:

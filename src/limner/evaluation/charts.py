@@ -1,4 +1,5 @@
-"""Charts as inline SVG: lines and bars in the page's own colours, so that they follow light and dark. Next: `page.py`."""
+"""Charts as inline SVG: lines and bars in the page's own colours, so that they follow light and dark. Next:
+`page.py`."""
 
 from __future__ import annotations
 
@@ -7,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 36
+WIDTH, HEIGHT = 460, 240
+LEFT, RIGHT, TOP, BOTTOM = 50, 12, 12, 38
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: points (x, y), a name for the legend, and which of the page's colours 1 to 4; faint ones are drawn thin."""
+    """One curve: points (x, y), a name for the legend, and which of the page's colours 1 to 4; faint ones are drawn
+    thin."""
 
     points: Sequence[tuple[float, float]]
     name: str
@@ -23,8 +25,11 @@ class Line:
 
 
 def lines(curves: Sequence[Line], *, x: str, y: str, log: bool = False, title: str = "") -> str:
-    """Return an SVG of curves with axes named `x` and `y`; `log` draws y in powers of ten. "" when no curve has points."""
-    cleaned = [(c, [(float(a), float(b)) for a, b in c.points if math.isfinite(b) and (b > 0 or not log)]) for c in curves]
+    """Return an SVG of curves with axes named `x` and `y`; `log` draws y in powers of ten. "" when no curve has
+    points."""
+    cleaned = [
+        (c, [(float(a), float(b)) for a, b in c.points if math.isfinite(b) and (b > 0 or not log)]) for c in curves
+    ]
     points = [point for _, each in cleaned for point in each]
     if not points:
         return ""
@@ -47,31 +52,45 @@ def lines(curves: Sequence[Line], *, x: str, y: str, log: bool = False, title: s
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{height + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
     for tick in _ticks(x_low, x_high):
         across = LEFT + (tick - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
-        parts.append(f'<text class="tick" x="{across:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{_number(tick)}</text>')
+        parts.append(
+            f'<text class="tick" x="{across:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{_number(tick)}</text>'
+        )
     parts.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">{escape(x)}</text>')
     for curve, each in cleaned:
-        path = " ".join(f"{'L' if index else 'M'}{a:.1f} {b:.1f}" for index, (a, b) in enumerate(at(*point) for point in each))
+        path = " ".join(
+            f"{'L' if index else 'M'}{a:.1f} {b:.1f}" for index, (a, b) in enumerate(at(*point) for point in each)
+        )
         parts.append(f'<path class="line c{curve.colour}{" faint" if curve.faint else ""}" d="{path}"/>')
         if curve.dots:
-            parts += [f'<circle class="dot c{curve.colour}" cx="{a:.1f}" cy="{b:.1f}" r="3.5"/>' for a, b in (at(*p) for p in each)]
+            parts += [
+                f'<circle class="dot c{curve.colour}" cx="{a:.1f}" cy="{b:.1f}" r="3.5"/>'
+                for a, b in (at(*p) for p in each)
+            ]
     parts.append("</svg>")
-    legend = "".join(f'<span class="key"><i class="c{curve.colour}"></i>{escape(curve.name)}</span>' for curve, each in cleaned if each)
+    legend = "".join(
+        f'<span class="key"><i class="c{curve.colour}"></i>{escape(curve.name)}</span>'
+        for curve, each in cleaned
+        if each
+    )
     return f'<figure class="chart"><figcaption>{legend}</figcaption>{"".join(parts)}</figure>'
 
 
-def bars(values: Sequence[float], names: Sequence[str], *, y: str) -> str:
-    """Return an SVG of bars from 0, each with its name below and its value above."""
+def bars(values: Sequence[float], names: Sequence[str], *, x: str, y: str) -> str:
+    """Return an SVG of bars from 0, each with its name below and its value above; `x` says what the names are."""
     top = max([*values, 1e-12])
-    step = (WIDTH - LEFT - RIGHT) / max(1, len(values))
-    parts = [f'<svg viewBox="0 0 {WIDTH} 200" role="img" aria-label="{escape(y)}">']
+    step = (WIDTH - 4) / max(1, len(values))
+    floor = HEIGHT - BOTTOM
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y)}">']
     for index, (value, name) in enumerate(zip(values, names, strict=True)):
-        height = 140 * value / top
-        left = LEFT + index * step
-        parts.append(f'<rect class="bar" x="{left + 3:.1f}" width="{step - 6:.1f}" y="{165 - height:.1f}" height="{height:.1f}" rx="2"/>')
+        height = (floor - TOP - 18) * value / top
+        left = 2 + index * step
         middle = left + step / 2
-        parts.append(f'<text class="tick" x="{middle:.1f}" y="{159 - height:.1f}" text-anchor="middle">{_number(value)}</text>')
-        parts.append(f'<text class="tick" x="{middle:.1f}" y="182" text-anchor="middle">{escape(name)}</text>')
-    parts.append("</svg>")
+        parts.append(
+            f'<rect class="bar" x="{left + 2:.1f}" width="{step - 4:.1f}" y="{floor - height:.1f}" height="{height:.1f}" rx="2"/>'
+            f'<text class="tick" x="{middle:.1f}" y="{floor - height - 6:.1f}" text-anchor="middle">{value:.2g}</text>'
+            f'<text class="tick" x="{middle:.1f}" y="{floor + 18}" text-anchor="middle">{escape(name)}</text>'
+        )
+    parts.append(f'<text class="axis" x="{WIDTH - 4}" y="{HEIGHT - 3}" text-anchor="end">{escape(x)}</text></svg>')
     return f'<figure class="chart"><figcaption>{escape(y)}</figcaption>{"".join(parts)}</figure>'
 
 

@@ -1,6 +1,7 @@
 """The judges' two networks: a plain convolutional one and a residual one; both give features [N, 64] and logits [N, K].
 
-Two architectures exist so that a score can be read twice by judges that fail differently. A third, with random weights, is the
+Two architectures exist so that a score can be read twice by judges that fail differently. A third, with random weights,
+is the
 control: it has learned nothing, so it also sees defects that have nothing to do with classes. Next: `augment.py`.
 """
 
@@ -32,7 +33,9 @@ class Residual(nn.Module):
         )
         same = inputs == outputs and stride == 1
         self.shortcut = (
-            nn.Identity() if same else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride), nn.BatchNorm2d(outputs))
+            nn.Identity()
+            if same
+            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride), nn.BatchNorm2d(outputs))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,7 +77,9 @@ class Classifier(nn.Module):
         dropout: share of the features dropped in training.
     """
 
-    def __init__(self, architecture: str, *, channels: int, classes: int, width: int = 16, dropout: float = 0.0) -> None:
+    def __init__(
+        self, architecture: str, *, channels: int, classes: int, width: int = 16, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.trunk = ARCHITECTURES[architecture](channels, width)
         self.embed = nn.Linear(8 * width, FEATURES)

@@ -1,4 +1,5 @@
-"""Several evaluations side by side. What is not comparable is shown but not ranked, and the reason is said. Next: `sweep.py`."""
+"""Several evaluations side by side. What is not comparable is shown but not ranked, and the reason is said. Next:
+`sweep.py`."""
 
 from __future__ import annotations
 
@@ -48,7 +49,9 @@ def read(path: Path) -> tuple[str, dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{path}: not an evaluation in JSON: {error}") from error
     if not isinstance(value, dict) or not {"counts", "distances", "provenance"} <= value.keys():
-        raise EvaluationError(f"{path}: not an evaluation (no counts, distances, provenance). Make one: limner eval RUN")
+        raise EvaluationError(
+            f"{path}: not an evaluation (no counts, distances, provenance). Make one: limner eval RUN"
+        )
     return name, value
 
 
@@ -63,13 +66,16 @@ def compare(paths: Sequence[Path]) -> Comparison:
     names = _distinct([name for name, _ in found])
     evaluations = dict(zip(names, [value for _, value in found], strict=True))
     columns = list(dict.fromkeys(column for value in evaluations.values() for column in _scores(value)))
-    rows = [{"name": name} | {column: _scores(value).get(column) for column in columns} for name, value in evaluations.items()]
+    rows = [
+        {"name": name} | {column: _scores(value).get(column) for column in columns}
+        for name, value in evaluations.items()
+    ]
     refusals = {column: why for column in columns if (why := _refusal(column, evaluations))}
     ranking, ties = {}, {}
     for column in columns:
         if column not in refusals:
             up = column.rpartition(".")[2] in (*HIGHER_IS_BETTER, "accuracy", "clip_score")
-            order = sorted(rows, key=lambda row: row[column]["value"] * (-1 if up else 1))  # noqa: B023
+            order = sorted(rows, key=lambda row: row[column]["value"] * (-1 if up else 1))
             ranking[column] = [row["name"] for row in order]
             ties[column] = [
                 (a["name"], b["name"])
@@ -90,7 +96,11 @@ def _scores(value: dict[str, Any]) -> dict[str, dict[str, float]]:
         for key, entry in measures.items():
             found[f"{network}.{key}"] = entry
     return {
-        key: {"value": entry["value"], "low": entry.get("interval", [entry["value"]])[0], "high": entry.get("interval", [entry["value"]])[-1]}
+        key: {
+            "value": entry["value"],
+            "low": entry.get("interval", [entry["value"]])[0],
+            "high": entry.get("interval", [entry["value"]])[-1],
+        }
         for key, entry in found.items()
     }
 

@@ -5,7 +5,8 @@
     sliced_wasserstein    root of the mean over directions of W_2^2 of the projections
     neighbour_measures    precision, recall, density, coverage
 
-Sets are compared at equal counts only, since all of these are biased by the count. `intervals.py` says how sure they are.
+Sets are compared at equal counts only, since all of these are biased by the count. `intervals.py` says how sure they
+are.
 Next: `neighbours.py`.
 """
 
@@ -37,7 +38,9 @@ class Features:
     sha256: str = ""
 
 
-def check_pair(x: np.ndarray | Features, y: np.ndarray | Features, *, equal: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def check_pair(
+    x: np.ndarray | Features, y: np.ndarray | Features, *, equal: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Return two feature matrices as float64 arrays that may be compared; warn when there are few rows.
 
     Raises: EvaluationError for other networks, unequal counts or widths, fewer than 2 rows, NaN or infinity.
@@ -49,7 +52,9 @@ def check_pair(x: np.ndarray | Features, y: np.ndarray | Features, *, equal: boo
             )
     first, second = _matrix(x, "first"), _matrix(y, "second")
     if first.shape[1] != second.shape[1]:
-        raise EvaluationError(f"features of {first.shape[1]} and {second.shape[1]} numbers come from different networks.")
+        raise EvaluationError(
+            f"features of {first.shape[1]} and {second.shape[1]} numbers come from different networks."
+        )
     if equal and len(first) != len(second):
         raise EvaluationError(
             f"{len(first)} images against {len(second)}: distances are biased by the count, so both sets must have the same.\n"
@@ -68,10 +73,14 @@ def _matrix(features: np.ndarray | Features, which: str) -> np.ndarray:
     if values.ndim != 2 or values.shape[1] == 0:
         raise EvaluationError(f"the {which} set: features are a matrix [N, D], not {list(values.shape)}.")
     if len(values) < 2:
-        raise EvaluationError(f"the {which} set has {len(values)} image{'s' * (len(values) != 1)}; a distance needs two or more.")
+        raise EvaluationError(
+            f"the {which} set has {len(values)} image{'s' * (len(values) != 1)}; a distance needs two or more."
+        )
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
-        raise EvaluationError(f"the {which} set: {int(bad.sum())} of {len(values)} rows are not finite, the first is {int(bad.argmax())}.")
+        raise EvaluationError(
+            f"the {which} set: {int(bad.sum())} of {len(values)} rows are not finite, the first is {int(bad.argmax())}."
+        )
     return values
 
 
@@ -85,8 +94,8 @@ def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def frechet_of_moments(mean_x: np.ndarray, cov_x: np.ndarray, mean_y: np.ndarray, cov_y: np.ndarray) -> float:
     """Return the squared Fréchet distance of two Gaussians; exact also where covariances are singular.
 
-    tr((S_x S_y)^1/2) is the nuclear norm of S_x^1/2 S_y^1/2, whose factors are symmetric roots by eigenvalues: no root of a
-    non-symmetric matrix, nothing complex, no offset added to the diagonal.
+    tr((S_x S_y)^1/2) is the nuclear norm of S_x^1/2 S_y^1/2, whose factors are symmetric roots by eigenvalues: no root
+    of a non-symmetric matrix, nothing complex, no offset added to the diagonal.
     Source: Dowson and Landau 1982; Heusel et al. 2017 (arXiv:1706.08500), Eq. 6.
     """
     root_x, root_y = _root(cov_x), _root(cov_y)
@@ -136,8 +145,11 @@ def _kernel_diagonal(a: np.ndarray) -> np.ndarray:
     return (np.einsum("nd,nd->n", a, a) / a.shape[1] + 1) ** 3
 
 
-def sliced_wasserstein(x: np.ndarray | Features, y: np.ndarray | Features, *, directions: int = 256, seed: int = 0) -> float:
-    """Return (mean over random directions of W_2^2 of the projections)^1/2; unlike Fréchet's it sees more than two moments.
+def sliced_wasserstein(
+    x: np.ndarray | Features, y: np.ndarray | Features, *, directions: int = 256, seed: int = 0
+) -> float:
+    """Return (mean over random directions of W_2^2 of the projections)^1/2; unlike Fréchet's it sees more than two
+    moments.
 
     Source: Bonneel et al. 2015, Definition 4.
     Raises: EvaluationError as `check_pair`.
@@ -166,7 +178,9 @@ def neighbour_measures(
     made, real = check_pair(images, references)
     for neighbours in (k, k_density):
         if not 1 <= neighbours < len(real):
-            raise EvaluationError(f"k = {neighbours} neighbours: with {len(real)} images it lies between 1 and {len(real) - 1}.")
+            raise EvaluationError(
+                f"k = {neighbours} neighbours: with {len(real)} images it lies between 1 and {len(real) - 1}."
+            )
     radius, radius_density = kth_distances(real, k, k_density)
     (radius_made,) = kth_distances(made, k)
     precise, dense = 0, 0
@@ -186,7 +200,8 @@ def neighbour_measures(
 
 
 def read_statistics(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return (mean [D], covariance [D, D]) of published reference statistics: an .npz with `mu` and `sigma`, no pickles.
+    """Return (mean [D], covariance [D, D]) of published reference statistics: an .npz with `mu` and `sigma`, no
+    pickles.
 
     Raises: EvaluationError when the file is missing, of another format, holds objects, or its shapes do not fit.
     """
@@ -196,9 +211,18 @@ def read_statistics(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except FileNotFoundError as error:
         raise EvaluationError(f"{path}: there is no such file of reference statistics.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
-        raise EvaluationError(f"{path}: not reference statistics (an .npz with mu [D] and sigma [D, D], no objects): {error}") from error
-    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)) or not np.isfinite(mean).all() or not np.isfinite(cov).all():
-        raise EvaluationError(f"{path}: mu {list(mean.shape)} and sigma {list(cov.shape)} are not a mean and a covariance.")
+        raise EvaluationError(
+            f"{path}: not reference statistics (an .npz with mu [D] and sigma [D, D], no objects): {error}"
+        ) from error
+    if (
+        mean.ndim != 1
+        or cov.shape != (len(mean), len(mean))
+        or not np.isfinite(mean).all()
+        or not np.isfinite(cov).all()
+    ):
+        raise EvaluationError(
+            f"{path}: mu {list(mean.shape)} and sigma {list(cov.shape)} are not a mean and a covariance."
+        )
     return mean, cov
 
 
@@ -209,5 +233,7 @@ def frechet_to_statistics(images: np.ndarray | Features, mean: np.ndarray, cov: 
     """
     made = _matrix(images, "first")
     if made.shape[1] != len(mean):
-        raise EvaluationError(f"the statistics are of {len(mean)} features, the images' of {made.shape[1]}: different networks.")
+        raise EvaluationError(
+            f"the statistics are of {len(mean)} features, the images' of {made.shape[1]}: different networks."
+        )
     return frechet_of_moments(*moments(made), mean, cov)

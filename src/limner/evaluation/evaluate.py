@@ -1,6 +1,7 @@
 """`evaluate`: pictures against references -> one dict of numbers with everything that has to be known about them.
 
-It neither samples nor reads files; `run.py` does, and calls this. What the dict holds: docs/evaluation.md. Next: `run.py`.
+It neither samples nor reads files; `run.py` does, and calls this. What the dict holds: docs/evaluation.md. Next:
+`run.py`.
 """
 
 from __future__ import annotations
@@ -101,7 +102,11 @@ def evaluate(
     notes.append(range_warning(images, real.references))
     result["warnings"] = [note for note in dict.fromkeys(notes) if note]
     result["provenance"] = (provenance or {}) | {
-        "references": {"fingerprint": real.fingerprint, "sha256": _digest(real.references), "count": len(real.references)},
+        "references": {
+            "fingerprint": real.fingerprint,
+            "sha256": _digest(real.references),
+            "count": len(real.references),
+        },
         "images_sha256": _digest(images),
         "shape": list(images.shape[1:]),
         "judge": judge.describe() if judge else None,
@@ -125,22 +130,27 @@ def _check(images: np.ndarray, references: np.ndarray, compared: int | None) -> 
         )
     most = min(len(images), len(references))
     if compared is None and len(images) != len(references):
-        raise EvaluationError(f"{len(images)} pictures against {len(references)} references: take {most} of each (--num {most}).")
+        raise EvaluationError(
+            f"{len(images)} pictures against {len(references)} references: take {most} of each (--num {most})."
+        )
     count = most if compared is None else compared
     if not 2 <= count <= most:
-        raise EvaluationError(f"{count} of {len(images)} pictures and {len(references)} references: from 2 to {most} can be compared.")
+        raise EvaluationError(
+            f"{count} of {len(images)} pictures and {len(references)} references: from 2 to {most} can be compared."
+        )
     return count
 
 
 def _count_note(images: int, references: int, count: int) -> str:
-    if images == references == count:
+    if images == count >= LOW_COUNT:
         return ""
     few = f" (under {LOW_COUNT}: read them beside floor and interval)" if count < LOW_COUNT else ""
     return f"distances compare {count} pictures with {count} references{few}; there are {images} and {references}"
 
 
 class _Read:
-    """A judge that has read the two sets that everything else is asked about; as a feature network it reads no image twice."""
+    """A judge that has read the two sets that everything else is asked about; as a feature network it reads no image
+    twice."""
 
     def __init__(self, judge: Judge, images: np.ndarray, references: np.ndarray) -> None:
         self.judge, self.name, self.sha256 = judge, judge.name, judge.sha256
@@ -184,7 +194,13 @@ def _adherence(read: _Read, real: Real, prompts: Sequence[str] | None, labels: n
 
 
 def _distances(
-    images: np.ndarray, mine: np.ndarray, real: Real, count: int, networks: Sequence[FeatureNetwork], cache: FeatureCache, intervals: bool
+    images: np.ndarray,
+    mine: np.ndarray,
+    real: Real,
+    count: int,
+    networks: Sequence[FeatureNetwork],
+    cache: FeatureCache,
+    intervals: bool,
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Return ({network: measures}, [{name, sha256}]); the control network is added to those given."""
     theirs = spread(count, len(real.references))

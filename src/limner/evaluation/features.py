@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from limner.errors import EvaluationError, MissingError
 from limner.evaluation.distances import Features
@@ -45,7 +45,11 @@ class FeatureNetwork(Protocol):
 
 
 class RandomFeatures:
-    """A convolutional network with random weights, the same for ever: 64 features, means and spreads of 32 maps.
+    """A convolutional network with random weights, the same for ever: 64 features, means and spreads of 32 maps at
+    three scales.
+
+    The filters of the first two layers sum to 0: they see edges and grain, not brightness, which `measures.tones`
+    tells.
 
     Arguments:
         channels: of the images. seed: which of the random networks.
@@ -57,9 +61,11 @@ class RandomFeatures:
         random = np.random.Generator(np.random.PCG64(seed))  # numpy promises this stream; torch promises none
         self.weights = []
         inputs = channels
-        for outputs in (16, 32, 32):
-            scale = np.sqrt(2 / (9 * inputs))
-            self.weights.append(torch.from_numpy((random.standard_normal((outputs, inputs, 3, 3)) * scale).astype(np.float32)))
+        for depth, outputs in enumerate((8, 8, 16)):
+            weight = random.standard_normal((outputs, inputs, 3, 3))
+            if depth < 2:
+                weight -= weight.mean(axis=(2, 3), keepdims=True)
+            self.weights.append(torch.from_numpy((weight * np.sqrt(2 / (9 * inputs))).astype(np.float32)))
             inputs = outputs
         self.sha256 = hashlib.sha256(b"".join(weight.numpy().tobytes() for weight in self.weights)).hexdigest()
 
@@ -70,9 +76,12 @@ class RandomFeatures:
         with torch.inference_mode():
             for start in range(0, len(images), 256):
                 x = torch.from_numpy(np.array(images[start : start + 256])).float() / 127.5 - 1
+                pooled = []
                 for depth, weight in enumerate(self.weights):
-                    x = F.leaky_relu(F.conv2d(x, weight, stride=1 if depth == 0 and min(x.shape[2:]) < 8 else 2, padding=1), 0.2)
-                found.append(torch.cat([x.mean((2, 3)), x.std((2, 3), correction=0)], 1).double().numpy())
+                    x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, stride=2 if depth else 1)
+                    x = F.leaky_relu(x, 0.2)
+                    pooled += [x.mean((2, 3)), x.std((2, 3), correction=0)]
+                found.append(torch.cat(pooled, 1).double().numpy())
         return np.concatenate(found)
 
 
@@ -97,13 +106,17 @@ class Inception:
         with file.open("rb") as stream:
             self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         if not self.sha256.startswith("6726825d"):  # it is a pickle: only the one file everybody uses is opened
-            raise EvaluationError(f"{file}: not the Inception weights of published FIDs: its SHA-256 does not start with 6726825d.")
+            raise EvaluationError(
+                f"{file}: not the Inception weights of published FIDs: its SHA-256 does not start with 6726825d."
+            )
         try:
             from torchmetrics.image.fid import NoTrainInceptionV3
 
             self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(file))
         except ModuleNotFoundError as error:
-            raise MissingError("Inception features need torchmetrics and torch-fidelity: pip install torchmetrics torch-fidelity") from error
+            raise MissingError(
+                "Inception features need torchmetrics and torch-fidelity: pip install torchmetrics torch-fidelity"
+            ) from error
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Return [N, 2048] float64 of images [N, C, H, W] uint8; grey images are given three equal channels."""
@@ -145,13 +158,16 @@ class Clip:
         self.sha256 = digest.hexdigest()
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """Return [N, D] float64, unit length, of images [N, C, H, W] uint8; grey ones are given three equal channels."""
+        """Return [N, D] float64, unit length, of images [N, C, H, W] uint8; grey ones are given three equal
+        channels."""
         require_images(images)
         found = []
         with torch.inference_mode():
             for start in range(0, len(images), 64):
                 batch = [np.broadcast_to(image, (3, *image.shape[1:])) for image in images[start : start + 64]]
-                pixels = self.processor(images=batch, return_tensors="pt", input_data_format="channels_first")["pixel_values"]
+                pixels = self.processor(images=batch, return_tensors="pt", input_data_format="channels_first")[
+                    "pixel_values"
+                ]
                 found.append(_embedding(self.model.get_image_features(pixel_values=pixels)))
         return np.concatenate(found)
 
@@ -188,7 +204,8 @@ class FeatureCache:
         self.folder = folder
 
     def features(self, network: FeatureNetwork, images: np.ndarray) -> Features:
-        """Return the network's features of images [N, C, H, W] uint8, from the cache where they are. A bad file is made again."""
+        """Return the network's features of images [N, C, H, W] uint8, from the cache where they are. A bad file is made
+        again."""
         if self.folder is None:
             return Features(network.features(images), network.name, network.sha256)
         content = hashlib.sha256(f"{network.name} {network.sha256} {images.shape} {images.dtype} ".encode())
@@ -215,7 +232,9 @@ class FeatureCache:
 def require_images(images: np.ndarray) -> None:
     """Raise EvaluationError unless `images` is [N, C, H, W] uint8 with N > 0, saying what is wrong (NaN above all)."""
     if images.dtype.kind == "f" and not np.isfinite(images).all():
-        raise EvaluationError(f"{int((~np.isfinite(images)).any(axis=tuple(range(1, images.ndim))).sum())} images are not finite (NaN).")
+        raise EvaluationError(
+            f"{int((~np.isfinite(images)).any(axis=tuple(range(1, images.ndim))).sum())} images are not finite (NaN)."
+        )
     if images.dtype != np.uint8 or images.ndim != 4:
         raise EvaluationError(f"images are [N, C, H, W] uint8, not {list(images.shape)} {images.dtype}.")
     if len(images) == 0:

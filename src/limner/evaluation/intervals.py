@@ -43,9 +43,10 @@ def resampled(
 ) -> tuple[float, float]:
     """Return an interval for statistic(x, y) of sets [N, D] and [M, D], from halves drawn without replacement.
 
-    The spread of the statistic over random halves equals, to first order, its standard error on the whole, since the variance
-    of a half about the whole is s^2 (2/N - 1/N) = s^2/N. Drawing with replacement instead would put copies into each set, which
-    nearest neighbours and covariances take for structure. The halves' own bias (a half has fewer images) is removed by
+    The spread of the statistic over random halves equals, to first order, its standard error on the whole, since the
+    variance of a half about the whole is s^2 (2/N - 1/N) = s^2/N. Drawing with replacement instead would put copies
+    into each set, which nearest neighbours and covariances take for structure. The halves' own bias (a half has fewer
+    images) is removed by
     centring: the interval is the value on the whole plus the halves' deviations from their mean.
     Source: Shao and Wu 1989 (the delete-d jackknife), with d = N/2.
     Differs: percentiles of a Gaussian of the halves' standard deviation, which needs fewer draws than empirical ones.

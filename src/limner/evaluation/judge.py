@@ -1,7 +1,8 @@
-"""A judge is a small classifier trained on images that the generator never sees; it says what a picture shows, and in what features.
+"""A judge is a small classifier trained on images that the generator never sees; it says what a picture shows, and in
+what features.
 
-It carries its own evidence: accuracy on images it has not seen, which images it has seen, how it was trained, the hash of its
-weights. `judge_for` finds the judge of a data store in the cache or trains it. Next: `features.py`.
+It carries its own evidence: accuracy on images it has not seen, which images it has seen, how it was trained, the hash
+of its weights. `judge_for` finds the judge of a data store in the cache or trains it. Next: `features.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -36,11 +37,13 @@ class JudgeConfig(Config):
         architecture: `conv`, or `residual`, which fails differently.
         augment: `digits` (affine and elastic, no flips), `photos` (flips, shifts, a grey square) or `none`.
         steps: the budget in optimizer steps (reproducible), or seconds: in seconds of wall time.
-        batch, lr, weight_decay: of AdamW; the learning rate rises over a tenth of the budget and falls to 0 as a cosine.
+        batch, lr, weight_decay: of AdamW; the learning rate rises over a tenth of the budget and falls to 0 as a
+            cosine.
         smoothing: of the labels. dropout: of the features. width: channels of the first layer.
         average: share of the budget, from the end, whose weights are averaged.
         precision: `auto` times bf16 against fp32 at the start.
-        splits: whose images it trains on. Any other than `judge` has been seen by the generator, and is said in every score.
+        splits: whose images it trains on. Any other than `judge` has been seen by the generator, and is said in every
+            score.
     """
 
     architecture: Literal["conv", "residual"] = "conv"
@@ -80,7 +83,9 @@ class Seen:
     def warning(self, store: str) -> str:
         """Return what a reader of scores on this store's generator must be told; "" when the judge is independent."""
         if store and store == self.store and "train" in self.splits:
-            return "the judge was trained on images that the generator was trained on: its verdicts flatter copies of them"
+            return (
+                "the judge was trained on images that the generator was trained on: its verdicts flatter copies of them"
+            )
         return ""
 
 
@@ -113,7 +118,8 @@ class Judge:
         return f"judge-{self.config.architecture}"
 
     def read(self, images: np.ndarray, *, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-        """Return features [N, 64] float64 and probabilities [N, K] float64 of images [N, C, H, W] uint8, always in fp32.
+        """Return features [N, 64] float64 and probabilities [N, K] float64 of images [N, C, H, W] uint8, always in
+        fp32.
 
         Raises: EvaluationError when the images are of another shape or type.
         """
@@ -149,7 +155,7 @@ class Judge:
             "sha256": self.sha256,
             "accuracy": self.accuracy,
             "tested_on": self.tested_on,
-            "seen": asdict(self.seen),
+            "seen": asdict(self.seen) | {"splits": list(self.seen.splits)},
             "steps": self.steps,
             "seconds": round(self.seconds, 1),
             "precision": self.precision,
@@ -172,7 +178,9 @@ class Judge:
         """
         folder = Path(folder)
         if not (folder / "judge.json").is_file():
-            raise MissingError(f"{folder}: there is no judge here (no judge.json). Train one: limner train judge-digits")
+            raise MissingError(
+                f"{folder}: there is no judge here (no judge.json). Train one: limner train judge-digits"
+            )
         try:
             document = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
             config = validate(JudgeConfig, document["config"])
@@ -180,13 +188,25 @@ class Judge:
             network = _network(config, int(shape[0]), len(names))
             network.load_state_dict(load_file(folder / "judge.safetensors"))
             seen = Seen(document["seen"]["store"], tuple(document["seen"]["splits"]), document["seen"]["num"])
-            judge = Judge(network, config, (shape[0], shape[1], shape[2]), names, document["accuracy"], document["tested_on"], seen)
+            judge = Judge(
+                network,
+                config,
+                (shape[0], shape[1], shape[2]),
+                names,
+                document["accuracy"],
+                document["tested_on"],
+                seen,
+            )
             judge.steps, judge.seconds, judge.precision = document["steps"], document["seconds"], document["precision"]
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, LimnerError) as error:
-            raise CheckpointError(f"{folder}: this judge cannot be read: {error}. Delete the folder to train it again.") from error
+            raise CheckpointError(
+                f"{folder}: this judge cannot be read: {error}. Delete the folder to train it again."
+            ) from error
         judge.sha256 = _hash(network)
         if judge.sha256 != document["sha256"]:
-            raise CheckpointError(f"{folder}: damaged: the weights' SHA-256 is {judge.sha256[:12]}..., not what judge.json says.")
+            raise CheckpointError(
+                f"{folder}: damaged: the weights' SHA-256 is {judge.sha256[:12]}..., not what judge.json says."
+            )
         return judge
 
 
@@ -199,7 +219,8 @@ def train_judge(
     seen: Seen | None = None,
     progress: Any = None,
 ) -> Judge:
-    """Return a judge trained on images [N, C, H, W] uint8 and labels [N]; the same steps and seed give the same weights.
+    """Return a judge trained on images [N, C, H, W] uint8 and labels [N]; the same steps and seed give the same
+    weights.
 
     Arguments:
         progress: called as progress(share of the budget, loss) now and then.
@@ -219,7 +240,9 @@ def train_judge(
         network = _network(config, images.shape[1], classes)
         start = perf_counter()
         precision = _probe(network, images.shape[1:]) if config.precision == "auto" else config.precision
-        steps = _fit(network, torch.from_numpy(np.array(images)), torch.from_numpy(labels).long(), config, precision, progress)
+        steps = _fit(
+            network, torch.from_numpy(np.array(images)), torch.from_numpy(labels).long(), config, precision, progress
+        )
     shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
     judge = Judge(network, config, shape, names, seen=seen or Seen(num=len(images)))
     judge.steps, judge.seconds, judge.precision = steps, perf_counter() - start, precision
@@ -227,7 +250,9 @@ def train_judge(
     return judge
 
 
-def _fit(network: Classifier, images: Tensor, labels: Tensor, config: JudgeConfig, precision: str, progress: Any) -> int:
+def _fit(
+    network: Classifier, images: Tensor, labels: Tensor, config: JudgeConfig, precision: str, progress: Any
+) -> int:
     """Train `network` in place, leave the average of its last weights in it, and return the number of steps."""
     generator = torch.Generator().manual_seed(config.seed)
     augment = AUGMENTS[config.augment]
@@ -272,7 +297,9 @@ def _pixels(images: Tensor) -> Tensor:
 
 
 def _network(config: JudgeConfig, channels: int, classes: int) -> Classifier:
-    return Classifier(config.architecture, channels=channels, classes=classes, width=config.width, dropout=config.dropout)
+    return Classifier(
+        config.architecture, channels=channels, classes=classes, width=config.width, dropout=config.dropout
+    )
 
 
 def _probe(network: Classifier, shape: tuple[int, ...]) -> str:

@@ -1,8 +1,9 @@
-"""Where judges come from: `judge_for` finds a data store's judge in the cache or trains it; `JUDGES` are those trained by name.
+"""Where judges come from: `judge_for` finds a data store's judge in the cache or trains it; `JUDGES` are those trained
+by name.
 
     limner eval RUN            judge_for(store, cache): trained on the `judge` split alone, independent of the generator
-    limner train judge-digits  train_named("judge-digits", ...): trained on everything but `test`; more accurate, and it says
-                               that it has seen the generator's images
+    limner train judge-digits  train_named("judge-digits", ...): trained on everything but `test`; more accurate, and it
+    says that it has seen the generator's images
 
 Next: `features.py`.
 """
@@ -84,7 +85,9 @@ def judge_for(store: Store, cache: Path, config: JudgeConfig | None = None, *, p
     classes = max(len(store.class_names), int(labels.max()) + 1)
     names = tuple(store.class_names) or tuple(map(str, range(classes)))
     seen = Seen(store.fingerprint, tuple(config.splits), len(rows))
-    judge = train_judge(np.asarray(store.images[rows]), labels[rows], config, class_names=names, seen=seen, progress=progress)
+    judge = train_judge(
+        np.asarray(store.images[rows]), labels[rows], config, class_names=names, seen=seen, progress=progress
+    )
     test = _labelled(store, ("test",))
     if len(test) and "test" not in config.splits:
         judge.test(np.asarray(store.images[test]), labels[test])

@@ -1,4 +1,5 @@
-"""All distances of one set of pictures in one feature network, each beside what real images and what noise score at the same count.
+"""All distances of one set of pictures in one feature network, each beside what real images and what noise score at the
+same count.
 
     value      pictures against references
     interval   95 %, see `intervals.resampled`
@@ -48,7 +49,12 @@ def all_measures(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
 
 
 def measure(
-    made: Features, references: Features, *, floor: Features | None = None, noise: Features | None = None, intervals: bool = True
+    made: Features,
+    references: Features,
+    *,
+    floor: Features | None = None,
+    noise: Features | None = None,
+    intervals: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Return {name: {value, interval, floor, ceiling}} of one feature network, all sets at one count.
 
@@ -97,7 +103,8 @@ def _neighbour_intervals(x: np.ndarray, y: np.ndarray, result: dict[str, dict[st
 
 
 def tones(images: np.ndarray) -> dict[str, float]:
-    """Return the pixels' mean, spread, 1st, 50th and 99th percentile, and shares at 0 and 255, of images [N, C, H, W] uint8."""
+    """Return the pixels' mean, spread, 1st, 50th and 99th percentile, and shares at 0 and 255, of images [N, C, H, W]
+    uint8."""
     counts = np.bincount(images.ravel(), minlength=256).astype(np.float64)
     shares = counts / counts.sum()
     levels = np.arange(256)
@@ -115,7 +122,8 @@ def tones(images: np.ndarray) -> dict[str, float]:
 
 
 def range_warning(images: np.ndarray, references: np.ndarray) -> str:
-    """Return a sentence when the pictures' tones are not those of the references, as after a mistaken value range; else ""."""
+    """Return a sentence when the pictures' tones are not those of the references, as after a mistaken value range; else
+    ""."""
     made, real = tones(images), tones(references)
     shift = abs(made["mean"] - real["mean"]) / max(real["spread"], 1.0)
     stretch = made["spread"] / max(real["spread"], 1.0)

@@ -1,4 +1,5 @@
-"""Are the pictures copies? Distances to the nearest training image, beside the same for real images that were never trained on.
+"""Are the pictures copies? Distances to the nearest training image, beside the same for real images that were never
+trained on.
 
     probability   P(nearest training distance < nearest held-out distance), both sets of the same size: 0.5 for a generator that
                   knows the training set no better than the rest of the world, more for one that copies
@@ -28,16 +29,19 @@ def memorisation(
 
     Arguments:
         made: [N, D] pictures as vectors (pixels or features). train: [T, D] what the generator was trained on.
-        heldout: [M, D] real images that it never saw. real: [R, D] other such images, for calibration; disjoint from heldout.
+        heldout: [M, D] real images that it never saw. real: [R, D] other such images, for calibration; disjoint from
+            heldout.
         pairs: how many closest pairs are returned.
-    Returns: `probability` {value, interval}, `real` {value, interval}, `copies` {value, threshold}, `count` (of each of the two
-        sets), `closest` [{image, train, distance}], the nearest first, as indices into `made` and `train`.
+    Returns: `probability` {value, interval}, `real` {value, interval}, `copies` {value, threshold}, `count` (of each of
+        the two sets), `closest` [{image, train, distance}], the nearest first, as indices into `made` and `train`.
     Raises: EvaluationError when a set is empty, not finite or of another width.
     """
     sets = {"made": made, "train": train, "heldout": heldout, "real": real}
     for name, values in sets.items():
         if values.ndim != 2 or len(values) == 0 or values.shape[1] != made.shape[1] or not np.isfinite(values).all():
-            raise EvaluationError(f"memorisation: `{name}` {list(values.shape)} has to be a finite matrix with rows of {made.shape[1]}.")
+            raise EvaluationError(
+                f"memorisation: `{name}` {list(values.shape)} has to be a finite matrix with rows of {made.shape[1]}."
+            )
     made, train, heldout, real = (np.asarray(values) for values in sets.values())
     count = min(len(train), len(heldout))
     order = np.random.default_rng(seed).permutation(len(train))
@@ -54,7 +58,8 @@ def memorisation(
         "median_distance": {"made": float(np.median(distances)), "real": float(np.median(real_distances))},
         "count": count,
         "closest": [
-            {"image": int(index), "train": int(partners[index]), "distance": float(distances[index])} for index in closest
+            {"image": int(index), "train": int(partners[index]), "distance": float(distances[index])}
+            for index in closest
         ],
     }
 

@@ -1,6 +1,8 @@
-"""`report.html`: one page that a person wants to look at, with the numbers, the pictures behind them, and how to do it again.
+"""`report.html`: one page that a person wants to look at, with the numbers, the pictures behind them, and how to do it
+again.
 
-Every headline number stands beside its floor and its count. The page is one file: no script, no network. Next: `showing.py`.
+Every headline number stands beside its floor and its count. The page is one file: no script, no network. Next:
+`showing.py`.
 """
 
 from __future__ import annotations
@@ -115,17 +117,24 @@ def _headline(evaluation: dict[str, Any]) -> list[tuple[str, str, str, list[str]
     count = evaluation["counts"]["compared"]
     for key in ("frechet", "recall"):
         entry = measures[key]
-        lines = [f"real against real: {number(entry.get('floor'))}, noise: {number(entry.get('ceiling'))}"]
+        lines = [
+            f"real against real: {number(entry.get('floor'))}",
+            f"noise against real: {number(entry.get('ceiling'))}",
+        ]
         lines.append(f"{count:,} against {count:,}, {network}")
         cards.append((NAMES[key], number(entry["value"]), "", lines))
     memory = evaluation.get("memorisation")
     if memory:
         cards.append(
             (
-                "Nearer to training than to other images",
+                "Nearest to training images",
                 f"{100 * memory['probability']['value']:.1f}",
                 "%",
-                [f"real images: {percent(memory['real']['value'])}", f"copies: {percent(memory['copies']['value'])}; {memory['count']:,} of each set"],
+                [
+                    f"real images: {percent(memory['real']['value'])}; ideal: 50 %",
+                    f"copies: {percent(memory['copies']['value'])}",
+                    f"{memory['count']:,} training, as many others",
+                ],
             )
         )
     return cards
@@ -147,7 +156,11 @@ def samples(evaluation: dict[str, Any], pictures: Pictures) -> str:
     columns = len(names) if 2 <= len(names) <= 12 else 10
     shown = shown[: columns * 10]
     heads = ""
-    if columns == len(names) and pictures.labels is not None and list(pictures.labels[:columns]) == list(range(columns)):
+    if (
+        columns == len(names)
+        and pictures.labels is not None
+        and list(pictures.labels[:columns]) == list(range(columns))
+    ):
         cells = "".join(f"<span>{escape(name)}</span>" for name in names)
         heads = f'<div class="heads" style="grid-template-columns:repeat({columns},1fr)">{cells}</div>'
     sheet = page.image(page.png(page.sheet(shown, columns)), alt="a grid of samples")
@@ -164,7 +177,10 @@ def samples(evaluation: dict[str, Any], pictures: Pictures) -> str:
         moving = page.image(page.data_uri(pictures.trajectory, "image/gif"), alt="noise becoming pictures")
         gif = f'<figure class="sheet"><figcaption>From noise to picture, in {pictures.steps} steps</figcaption>{moving}</figure>'
     return page.section(
-        "Samples", f"{how}The first {len(shown)}, as they came; none was chosen.", f'<figure class="sheet">{heads}{sheet}</figure>', gif
+        "Samples",
+        f"{how}The first {len(shown)}, as they came; none was chosen.",
+        f'<figure class="sheet">{heads}{sheet}</figure>',
+        gif,
     )
 
 
@@ -186,7 +202,9 @@ def adherence(evaluation: dict[str, Any]) -> str:
             share = count / max(1, sum(row))
             strength = 100 * share if column == asked else min(100, 600 * share)
             kind = "hit" if column == asked else "miss"
-            cells.append(f'<td class="{kind}{" dark" if strength > 55 else ""}" style="--s:{strength:.0f}">{count or ""}</td>')
+            cells.append(
+                f'<td class="{kind}{" dark" if strength > 55 else ""}" style="--s:{strength:.0f}">{count or ""}</td>'
+            )
         rows.append(f"<tr><th>{escape(names[asked])}</th>{''.join(cells)}</tr>")
     matrix = (
         f'<figure><figcaption>Asked for (rows), found (columns)</figcaption><div class="wide"><table class="confusion"><thead><tr><th></th>'
@@ -202,12 +220,22 @@ def adherence(evaluation: dict[str, Any]) -> str:
         f"What the judge sees in each picture, against what was asked for. On average it gives the right class a probability of "
         f"<b>{number(probability['value'])}</b>; guidance raises that, so read it beside recall."
     )
-    return page.section("Does it show what was asked for?", text, f'<div class="two">{matrix}<div>{worst}</div></div>', _verified(evaluation))
+    return page.section(
+        "Does it show what was asked for?",
+        text,
+        f'<div class="two">{matrix}<div>{worst}</div></div>',
+        _verified(evaluation),
+    )
 
 
 def _verified(evaluation: dict[str, Any]) -> str:
     rows = [
-        (escape(key), percent(entry["value"]), " to ".join(percent(end) for end in entry["interval"]), f"{entry['num']:,}")
+        (
+            escape(key),
+            percent(entry["value"]),
+            " to ".join(percent(end) for end in entry["interval"]),
+            f"{entry['num']:,}",
+        )
         for key, entry in evaluation.get("verified", {}).items()
     ]
     return page.table(["Read back exactly", "share", "95 %", "asked"], rows) if rows else ""
@@ -222,7 +250,9 @@ def extremes(evaluation: dict[str, Any], pictures: Pictures) -> str:
             if entry["image"] < len(pictures.images):
                 shown = page.pixels(pictures.images[entry["image"]], alt=entry["asked"])
                 seen = "" if entry["found"] == entry["asked"] else f"<br>seen as {escape(entry['found'])}"
-                figures.append(f"<figure>{shown}{escape(entry['asked'])}{seen}<br>{number(entry['probability'], 2)}</figure>")
+                figures.append(
+                    f"<figure>{shown}{escape(entry['asked'])}{seen}<br>{number(entry['probability'], 2)}</figure>"
+                )
         return f'<div class="strip">{"".join(figures)}</div>' if figures else ""
 
     worst, best = strip("worst"), strip("best")
@@ -252,14 +282,14 @@ def distances(evaluation: dict[str, Any]) -> str:
                     number(entry.get("ceiling")),
                 )
             )
-        tables.append(page.table([network, "pictures", "95 %", "real", "noise"], rows))
+        tables.append(page.table([network, "pictures", "95 %", "real", "noise"], rows, classes="full even"))
     count = evaluation["counts"]["compared"]
     text = (
         f"{count:,} pictures against {count:,} real images. <b>Real</b> is what other real images score against the same ones, which "
         "is as good as it gets at this count; <b>noise</b> is as bad as it gets. The judge's features see classes; "
         "the random network's have learned nothing and see the rest."
     )
-    return page.section("How near to real pictures?", text, "<br>".join(tables))
+    return page.section("How near to real pictures?", text, "".join(tables))
 
 
 def memorisation(evaluation: dict[str, Any], pictures: Pictures) -> str:
@@ -275,7 +305,7 @@ def memorisation(evaluation: dict[str, Any], pictures: Pictures) -> str:
     text = (
         f"The pictures (left) that come nearest to a training image (right). A picture is nearer to {found['count']:,} training images than to as "
         f"many others in <b>{percent(found['probability']['value'])}</b> of cases ({percent(low)} to {percent(high)}); for real images that were "
-        f"never trained on it is <b>{percent(found['real']['value'])}</b>. Nearer than 99 % of those come: "
+        f"never trained on it is in <b>{percent(found['real']['value'])}</b>. Nearer than 99 % of those come: "
         f"<b>{percent(found['copies']['value'])}</b>, where 1 % is to be expected."
     )
     return page.section("Are they copies?", text, f'<div class="strip">{"".join(figures)}</div>' if figures else " ")
@@ -293,11 +323,15 @@ def training(evaluation: dict[str, Any], pictures: Pictures) -> str:
     curves.append(charts.Line(held, "held-out loss, averaged weights", 2, dots=True))
     left = charts.lines(curves, x="images seen", y="loss", log=True)
     right = charts.lines([charts.Line(rate, "learning rate", 3)], x="images seen", y="learning rate")
-    heldout = evaluation.get("heldout") or {}
-    by_time = heldout.get("bins") or []
-    bars = charts.bars(by_time, [f"{i / len(by_time):.1f}" for i in range(len(by_time))], y="Held-out loss by time t (0 data, 1 noise)") if by_time else ""
-    charts_of = f'<div class="two">{left}{right}</div>' if left else ""
-    return page.section("Training", "Loss on the way, and on fixed images, noise and times that training never saw.", charts_of, bars)
+    speed = [(line["images"], line["images_per_second"]) for line in metrics if "images_per_second" in line]
+    below = charts.lines([charts.Line(speed, "images a second", 4)], x="images seen", y="images a second")
+    by_time = (evaluation.get("heldout") or {}).get("bins") or []
+    names = [f"{i / len(by_time):.1f}" for i in range(len(by_time))]
+    bars = charts.bars(by_time, names, x="time: 0 is data, 1 is noise", y="held-out loss by time") if by_time else ""
+    charts_of = f'<div class="two">{left}{right}{bars}{below}</div>' if left else ""
+    return page.section(
+        "Training", "Loss on the way, and on fixed images, noise and times that training never saw.", charts_of
+    )
 
 
 def _smoothed(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -334,17 +368,35 @@ def provenance(evaluation: dict[str, Any]) -> str:
         ("weights", model.get("sha256")),
         ("averaged over (EMA width)", model.get("ema")),
         ("precision of the network", model.get("precision")),
-        ("trained on", f"{model['images_trained']:,} images, {model['seconds_trained']:g} s" if model.get("images_trained") else None),
+        (
+            "trained on",
+            f"{model['images_trained']:,} images, {model['seconds_trained']:g} s"
+            if model.get("images_trained")
+            else None,
+        ),
         ("sampling", ", ".join(f"{key} {value}" for key, value in sampling.items()) or None),
-        ("network evaluations", f"{facts['network_evaluations']:g} a picture, both halves of guidance counted" if "network_evaluations" in facts else None),
+        (
+            "network evaluations",
+            f"{facts['network_evaluations']:g} a picture, both halves of guidance counted"
+            if "network_evaluations" in facts
+            else None,
+        ),
         ("seeds", f"{seeds['first']} to {seeds['first'] + seeds['num'] - 1}" if seeds else None),
-        (f"over {len(next(iter(evaluation['spread'].values()))['values'])} sets of seeds" if spread else "", "; ".join(spread) or None),
+        (
+            f"over {len(next(iter(evaluation['spread'].values()))['values'])} sets of seeds" if spread else "",
+            "; ".join(spread) or None,
+        ),
         ("counts", ", ".join(f"{value:,} {key}" for key, value in evaluation["counts"].items())),
         ("references", f"{facts['references']['count']:,} images, {facts['references']['sha256']}"),
         ("value range", facts.get("range")),
         ("resizing", facts.get("resize")),
         ("judge", f"{judge['name']}, {judge['sha256']}" if judge else None),
-        ("judge learned from", f"{seen.get('num', 0):,} images of {', '.join(seen.get('splits', [])) or 'unknown'}, {judge.get('steps')} steps" if judge else None),
+        (
+            "judge learned from",
+            f"{seen.get('num', 0):,} images of {', '.join(seen.get('splits', [])) or 'unknown'}, {judge.get('steps')} steps"
+            if judge
+            else None,
+        ),
         *[(f"features {entry['name']}", entry["sha256"]) for entry in facts["features"]],
         ("versions", f"Python {machine.get('python')}, {versions}" if machine else None),
         ("machine", f"{machine.get('processor')}, {machine.get('threads')} threads" if machine else None),
@@ -370,7 +422,11 @@ def commands(run: Path, evaluation: dict[str, Any]) -> str:
         typed.append(f"# this page: {facts['command']}")
     body = escape("\n".join(typed))
     footer = f"<footer>Everything on this page is also in <code>evals/{escape(str(evaluation.get('name', '')))}.json</code>.</footer>"
-    return page.section("Do it again", "The same seeds give the same pictures.", f"<pre>{body}</pre>{footer}") if typed else footer
+    return (
+        page.section("Do it again", "The same seeds give the same pictures.", f"<pre>{body}</pre>{footer}")
+        if typed
+        else footer
+    )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,5 @@
-"""Judging a run, or a folder of pictures: prompts -> pictures -> `evaluate` -> RUN/evals/<name>.json and RUN/report.html.
+"""Judging a run, or a folder of pictures: prompts -> pictures -> `evaluate` -> RUN/evals/<name>.json and
+RUN/report.html.
 
 `compare.py` puts several such files side by side, `sweep.py` varies the sampling. Next: `report.py`.
 """
@@ -63,11 +64,17 @@ class Made:
 
 
 def subject(
-    run: Path, *, cache: Path = Path("cache"), judge: Path | None = None, precision: str = "auto", progress: Progress | None = None
+    run: Path,
+    *,
+    cache: Path = Path("cache"),
+    judge: Path | None = None,
+    precision: str = "auto",
+    progress: Progress | None = None,
 ) -> Subject:
     """Return a run with everything that is needed to judge it; the judge is trained if it is not in the cache.
 
-    Raises: CheckpointError, ConfigError, DataError for a run that is not one; EvaluationError for data without a test split.
+    Raises: CheckpointError, ConfigError, DataError for a run that is not one; EvaluationError for data without a test
+        split.
     """
     run = Path(run)
     model = load(run, precision=precision)
@@ -120,7 +127,8 @@ def make(
     batch_size: int = 100,
     progress: Progress | None = None,
 ) -> Made:
-    """Return the pictures of prompts with seeds seed, seed + 1, ...; network evaluations an image are counted, not computed.
+    """Return the pictures of prompts with seeds seed, seed + 1, ...; network evaluations an image are counted, not
+    computed.
 
     Raises: EvaluationError when the model gives values that are no pictures.
     """
@@ -170,7 +178,8 @@ def evaluate_run(
         seeds: how many sets of pictures, from other seeds; the spread of the scores over them is stated.
         seed: of the first picture. name: of the file; by default what was sampled and how.
         sampling: what differs from the model's defaults: steps, guidance, sampler, ...
-        judge: folder of another judge. inception, clip: further feature networks. statistics: published ones, for Inception.
+        judge: folder of another judge. inception, clip: further feature networks. statistics: published ones, for
+            Inception.
         report: whether RUN/report.html is written. command: what to type to do it again.
         progress: called as progress(what, share done).
     Raises: EvaluationError, and whatever loading, data and sampling raise. Nothing is written before all is computed.
@@ -214,7 +223,12 @@ def evaluate_run(
     if statistics:
         made_features = who.cache.features(networks[0], first.images)
         value = frechet_to_statistics(made_features, *read_statistics(statistics))
-        result["published"] = {"file": Path(statistics).name, "frechet": value, "images": num, "network": networks[0].name}
+        result["published"] = {
+            "file": Path(statistics).name,
+            "frechet": value,
+            "images": num,
+            "network": networks[0].name,
+        }
     result["spread"] = spread_over_seeds(results)
     result["heldout"] = heldout(run)
     result["name"] = name or default_name(way, num)
@@ -277,7 +291,8 @@ def provenance(who: Subject, made: Made, *, command: str = "") -> dict[str, Any]
 
 
 def heldout(run: Path) -> dict[str, Any] | None:
-    """Return the run's last held-out loss {loss, bins, images}, on fixed triples of image, noise and time; None without one."""
+    """Return the run's last held-out loss {loss, bins, images}, on fixed triples of image, noise and time; None without
+    one."""
     from limner.training.tracking import read_metrics
 
     last = None
@@ -319,7 +334,9 @@ def evaluate_folders(
         size: side to resize both to. judge: folder of a judge, for its features.
     Raises: EvaluationError for missing, empty and unequal folders and for unreadable pictures, each by name.
     """
-    networks: list[FeatureNetwork] = [Inception(inception if isinstance(inception, Path) else None)] if inception else []
+    networks: list[FeatureNetwork] = (
+        [Inception(inception if isinstance(inception, Path) else None)] if inception else []
+    )
     networks += [Clip(clip)] if clip else []
     paths, real_paths = pictures.find(images), pictures.find(references)
     if num is None and len(paths) != len(real_paths):

@@ -1,4 +1,5 @@
-"""One run sampled in many ways: adherence against distance, and the best point. `limner sweep RUN guidance=0,1,2 steps=4,8`.
+"""One run sampled in many ways: adherence against distance, and the best point. `limner sweep RUN guidance=0,1,2
+steps=4,8`.
 
 All points share prompts and seeds, so that their differences are the sampling's. Next: `report.py`.
 """
@@ -38,7 +39,9 @@ def parse_grid(texts: list[str]) -> dict[str, list[Any]]:
         if not sign or not values:
             raise ConfigError(f"{text!r}: a sweep is written field=value,value,..., such as guidance=0,1,2.")
         if key not in allowed:
-            raise ConfigError(f"sweep: there is no field {key!r}.{nearest(key, allowed)} Allowed: {', '.join(allowed)}.")
+            raise ConfigError(
+                f"sweep: there is no field {key!r}.{nearest(key, allowed)} Allowed: {', '.join(allowed)}."
+            )
         try:
             grid[key] = [yaml.safe_load(value) for value in values.split(",")]
         except yaml.YAMLError as error:
@@ -67,8 +70,9 @@ def sweep(
 ) -> dict[str, Any]:
     """Score every point of a grid; write RUN/evals/<name>-sweep.json and .png; return {points, best, ...}.
 
-    The best point is the one of least Fréchet distance among those whose accuracy is at least `keep_accuracy` times the highest,
-    since guidance buys accuracy with distance. It was chosen on these pictures: judge it again with `limner eval`, other seeds.
+    The best point is the one of least Fréchet distance among those whose accuracy is at least `keep_accuracy` times the
+    highest, since guidance buys accuracy with distance. It was chosen on these pictures: judge it again with `limner
+    eval`, other seeds.
 
     Raises: ConfigError for a bad grid, before anything is sampled; whatever `evaluate` raises.
     """
@@ -85,7 +89,9 @@ def sweep(
         result = evaluate(
             made.images, who.real, labels=labels, judge=who.judge, compared=compared, intervals=False, cache=who.cache
         )
-        points.append(way | _point(result) | {"network_evaluations": made.evaluations, "seconds": round(made.seconds, 2)})
+        points.append(
+            way | _point(result) | {"network_evaluations": made.evaluations, "seconds": round(made.seconds, 2)}
+        )
         if progress:
             progress("sweeping", (turn + 1) / len(ways))
     facts = provenance(who, made, command=command) | {"judge": who.judge.describe() if who.judge else None}
@@ -133,7 +139,9 @@ def put_ema(model: Model, run: Path, width: float) -> None:
 def _point(result: dict[str, Any]) -> dict[str, Any]:
     measures = next(iter(result["distances"].values()))  # the judge's where there is one, else the control's
     accuracy = result["adherence"]["accuracy"]["value"] if "adherence" in result else None
-    return {"accuracy": accuracy} | {key: measures[key]["value"] for key in ("frechet", "precision", "recall", "coverage")}
+    return {"accuracy": accuracy} | {
+        key: measures[key]["value"] for key in ("frechet", "precision", "recall", "coverage")
+    }
 
 
 def _floor(result: dict[str, Any]) -> float | None:
@@ -156,12 +164,22 @@ def _draw(document: dict[str, Any], path: Path) -> None:
         label = ", ".join(f"{o} {v}" for o, v in zip(others, values, strict=True)) or None
         axes.plot([p["frechet"] for p in line], [p["accuracy"] or 0 for p in line], "o-", label=label)
         for point in line:
-            axes.annotate(f"{point[first]}", (point["frechet"], point["accuracy"] or 0), textcoords="offset points", xytext=(5, 4), fontsize=8)
+            axes.annotate(
+                f"{point[first]}",
+                (point["frechet"], point["accuracy"] or 0),
+                textcoords="offset points",
+                xytext=(5, 4),
+                fontsize=8,
+            )
     chosen = document["best"]
     axes.plot(chosen["frechet"], chosen["accuracy"] or 0, "*", markersize=16, color="black", label="best", zorder=0)
     if document["floor"] is not None:
         axes.axvline(document["floor"], linestyle=":", color="grey", label="real against real")
-    axes.set(xlabel=f"Fréchet distance, {document['counts']['compared']} against as many", ylabel="prompt adherence", title=f"{first} along the lines")
+    axes.set(
+        xlabel=f"Fréchet distance, {document['counts']['compared']} against as many",
+        ylabel="prompt adherence",
+        title=f"{first} along the lines",
+    )
     axes.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=140)

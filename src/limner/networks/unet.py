@@ -33,6 +33,7 @@ class UNet(NetworkConfig):
         head_width: channels of one attention head.
         embedding: width of the vector made of time and pooled caption.
         dropout: of residual blocks.
+        skips: how the way up takes what the way down kept: concatenated to the input of each block (`cat`), or added (`add`).
     """
 
     kind: Literal["unet"] = "unet"
@@ -44,6 +45,7 @@ class UNet(NetworkConfig):
     head_width: int = Field(32, ge=8, le=256)
     embedding: int = Field(128, ge=16, le=8192)
     dropout: float = Field(0.0, ge=0, lt=1)
+    skips: Literal["cat", "add"] = "cat"
 
     @model_validator(mode="after")
     def _fits(self) -> UNet:
@@ -168,7 +170,7 @@ class UNetModule(nn.Module):
         self.middle_attention = Attention(deep, config.head_width, text_width)
         for i in reversed(range(len(widths))):
             width = widths[i]
-            self.up.append(Level([2 * width] * n, width, config.attention[i], config, text_width))
+            self.up.append(Level([2 * width if config.skips == "cat" else width] * n, width, config.attention[i], config, text_width))
             if i:
                 self.grow.append(nn.Conv2d(width, 4 * widths[i - 1], 1))  # then depth-to-space: x2
         self.norm = ImageNorm(widths[0])
@@ -191,7 +193,9 @@ class UNetModule(nn.Module):
 
         def run(level: Level, h: Tensor, skips: list[Tensor] | None = None) -> Tensor:
             for block, attention in zip(level.blocks, level.attentions, strict=True):
-                h = block(h if skips is None else torch.cat([h, skips.pop()], 1), next(films))
+                if skips is not None:
+                    h = torch.cat([h, skips.pop()], 1) if self.config.skips == "cat" else h + skips.pop()
+                h = block(h, next(films))
                 if isinstance(attention, Attention):
                     h = attention(h, tokens, mask)
                 if skips is None:

@@ -1,7 +1,8 @@
 """A process is two functions of time: x_t = alpha(t)·x0 + sigma(t)·eps, with t = 0 at the data and t = 1 at the noise.
 
-This file owns alpha and sigma of every process; DDPM and flow matching differ in nothing else. To add one, write a small class
-with `alpha` and `sigma` and put it into `PROCESSES`. Next: `targets.py`, what a network is asked to say about x_t.
+This file owns alpha and sigma of every process; DDPM and flow matching differ in nothing else. To add one, write a
+small class with `alpha` and `sigma` and put it into `PROCESSES`. Next: `targets.py`, what a network is asked to say
+about x_t.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ class VariancePreserving(Process):
 class LinearBeta(VariancePreserving):
     """beta(t) rises linearly: log(alpha²) = -(beta_min·t + (beta_max - beta_min)·t²/2).
 
-    The continuous form of the table beta = 1e-4 -> 0.02 in 1000 steps. Source: Ho et al. 2020; Song et al. 2021, Eq. 33.
+    The continuous form of the table beta = 1e-4 -> 0.02 in 1000 steps. Source: Ho et al. 2020; Song et al. 2021, Eq.
+    33.
     """
 
     kind: Literal["linear-beta"] = "linear-beta"
@@ -153,7 +155,9 @@ class Tabulated(VariancePreserving):
     @model_validator(mode="after")
     def _one_source(self) -> Tabulated:
         if (self.schedule is None) == (self.betas is None):
-            raise ConfigError("tabulated: give either `schedule` (linear, scaled_linear, squaredcos_cap_v2) or `betas`.")
+            raise ConfigError(
+                "tabulated: give either `schedule` (linear, scaled_linear, squaredcos_cap_v2) or `betas`."
+            )
         if self.betas is not None and not all(0 < beta <= 1 for beta in self.betas):
             raise ConfigError("tabulated: every beta lies in (0, 1].")
         return self

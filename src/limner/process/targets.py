@@ -1,12 +1,13 @@
 """A prediction target is a pair (a, b): the network is asked for y = a·x0 + b·eps.
 
-Together with x_t = alpha·x0 + sigma·eps that is a 2x2 system with det = alpha·b - sigma·a, and one solve answers every question:
+Together with x_t = alpha·x0 + sigma·eps that is a 2x2 system with det = alpha·b - sigma·a, and one solve answers every
+question:
 
     x0  = (b·x_t - sigma·y) / det
     eps = (alpha·y - a·x_t) / det
 
-There is no table of converters. Where det vanishes the target says nothing about the data, and `check` refuses it in words.
-Next: `times.py`, at which times it is asked.
+There is no table of converters. Where det vanishes the target says nothing about the data, and `check` refuses it in
+words. Next: `times.py`, at which times it is asked.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ class Target(Config):
         bad = t[self.det(process, t).abs() < 1e-6]
         if len(bad):
             raise ConfigError(
-                f"target {self.kind!r} is ill-posed under process {process.kind!r} at t = {bad[0]:.4g}: there the network's answer "
-                f"says nothing about the data.\nUse target `v` or `flow`, or set times.t_max below {bad[0]:.4g} (such as 0.995)."
+                f"target {self.kind!r} is ill-posed under process {process.kind!r} at t = {bad[0]:.4g}: there the "
+                "network's answer says nothing about the data.\n"
+                f"Use target `v` or `flow`, or set times.t_max below {bad[0]:.4g} (such as 0.995)."
             )
 
 

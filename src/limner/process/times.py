@@ -37,7 +37,7 @@ class Times(Config):
         return self
 
     def draw(self, u: Tensor, *, budget: float = 0.0) -> Tensor:
-        """Return times in u's shape from uniform numbers u in [0, 1); `budget` in [0, 1] is the training's used share."""
+        """Return times in u's shape from uniform numbers u in [0, 1); `budget` in [0, 1] is the share used."""
         return self.t_min + (self.t_max - self.t_min) * self.quantile(u, budget=budget)
 
     def quantile(self, u: Tensor, *, budget: float) -> Tensor:
@@ -99,7 +99,7 @@ TIMES = Family("times", {"uniform": Uniform, "logit-normal": LogitNormal, "shift
 
 def shift(t: Tensor, a: float) -> Tensor:
     """Return a·t/(1 + (a - 1)·t): times moved toward the noise for a > 1, unchanged at 0 and 1."""
-    return a * t / (1 + (a - 1) * t)
+    return t / (t + (1 - t) / a)  # exact at both ends
 
 
 # ---------------------------------------------------------------------------------------------------- sampling grids
