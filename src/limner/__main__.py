@@ -10,10 +10,15 @@ def main() -> None:
     """Run the command line; a LimnerError (or the system's refusal of a file) is printed, not traced, unless --debug."""
     debug = "--debug" in sys.argv or os.environ.get("LIMNER_DEBUG") == "1"
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
-    from limner.cli import app
     from limner.errors import LimnerError
 
     try:
+        if sys.argv[1:2] == ["cluster"]:  # answers before the other verbs' libraries are imported
+            from limner.cluster.cli import main as cluster
+
+            sys.exit(cluster(sys.argv[2:]))
+        from limner.cli import app
+
         app(prog_name="limner")
     except LimnerError as error:
         if debug:

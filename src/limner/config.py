@@ -12,7 +12,7 @@ import contextlib
 import contextvars
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -21,13 +21,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, Val
 
 from limner.errors import ConfigError, LimnerError, nearest, shorten
 
-_own_code: contextvars.ContextVar[bool] = contextvars.ContextVar("own_code", default=False)
+MAX_VALUES = 100_000  # in one YAML file
+
+_own_code: contextvars.ContextVar[Callable[[str], bool]] = contextvars.ContextVar("own_code", default=lambda kind: False)
 
 
 @contextlib.contextmanager
-def own_code() -> Iterator[None]:
-    """Honour `kind: FILE.py:NAME` inside this block. Opened by the command line and by recipes only."""
-    token = _own_code.set(True)
+def own_code(only: Collection[str] | None = None) -> Iterator[None]:
+    """Honour `kind: FILE.py:NAME` inside this block: every one, or `only` those named. Opened by the command line and by recipes only."""
+    token = _own_code.set(lambda kind: only is None or kind in only)
     try:
         yield
     finally:
@@ -65,12 +67,15 @@ class Family:
         )
 
     def _own(self, kind: str) -> type[Config]:
-        if not _own_code.get():
+        if not _own_code.get()(kind):
             raise ConfigError(
                 f"{self.name}: kind {shorten(kind)} names code in a file, and code is not loaded from a model or checkpoint.\n"
                 f"If you trust it, name it on the command line: --allow {kind}"
             )
-        return load_own(kind)
+        found = load_own(kind)
+        if not (isinstance(found, type) and issubclass(found, Config)):
+            raise ConfigError(f"{self.name}: {shorten(kind)} is no class derived from limner.config.Config.")
+        return found
 
     def parse(self, value: Any) -> Config:
         """Return the config that `value` describes: a config already, a kind's name, or a mapping with `kind`."""
@@ -179,13 +184,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a text file in UTF-8.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or number that is none
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}: not valid YAML{place}: {getattr(error, 'problem', error)}") from error
+        raise ConfigError(f"{path}: not valid YAML{place}: {getattr(error, 'problem', None) or error}") from error
+    if not _bounded(value):
+        raise ConfigError(f"{path}: larger than {MAX_VALUES} values when its aliases are followed, or it refers to itself.")
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of keys to values, this is {shorten(value)}.")
     return value
+
+
+def _bounded(value: Any) -> bool:
+    """Return whether a tree, its aliases followed, has at most MAX_VALUES values: a few lines of YAML can stand for 10^12."""
+    left, stack = MAX_VALUES, [value]
+    while stack and left > 0:
+        left -= 1
+        node = stack.pop()
+        children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        left -= len(stack) > MAX_VALUES
+        stack.extend(children)
+    return not stack
 
 
 def write_yaml(value: Mapping[str, Any]) -> str:
@@ -200,15 +219,17 @@ def override(tree: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     Raises: ConfigError when an assignment has no `=` or its path runs through a value that is no mapping.
     """
     result = _copy(tree)
-    for assignment in assignments:
+    for assignment in sorted(assignments, key=_depth):  # a part's kind first: it drops keys, and those given here are meant
         key, sign, text = assignment.partition("=")
         if not sign or not key or any(not part for part in key.split(".")):
             raise ConfigError(f"{shorten(assignment)}: an override is written key.key=value, such as train.images=200000.")
         try:
             value = yaml.safe_load(text) if text else None
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(f"{shorten(assignment)}: the value is not valid YAML.") from error
-        if isinstance(value, str):
+        if not _bounded(value):
+            raise ConfigError(f"{shorten(assignment)}: the value refers to itself, or is far too large.")
+        if isinstance(value, str) and value == text.strip():  # not '7' in quotes
             value = _number(value)
         *parents, last = key.split(".")
         node = result
@@ -224,6 +245,11 @@ def override(tree: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
             node.clear()
         node[last] = value
     return result
+
+
+def _depth(assignment: str) -> int:
+    parts = assignment.partition("=")[0].split(".")
+    return len(parts) - (parts[-1] == "kind")
 
 
 def _number(text: str) -> str | float:

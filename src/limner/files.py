@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from limner.errors import CheckpointError
+
+
+_LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)$")
 
 
 @contextlib.contextmanager
@@ -68,10 +72,11 @@ def write_text(path: Path, text: str) -> None:
 
 def remove_leftovers(parent: Path) -> None:
     """Delete what writes that were killed left behind in a folder (hidden *.tmp and *.old)."""
-    for path in parent.glob(".*"):
-        if path.suffix == ".old" and not (parent / path.name[1:].rsplit(".", 2)[0]).exists():
-            path.rename(parent / path.name[1:].rsplit(".", 2)[0])  # killed between the two renames
-        elif path.suffix in (".tmp", ".old"):
+    for path in sorted(parent.glob(".*")):
+        ours = _LEFTOVER.match(path.name)
+        if ours and ours[2] == "old" and not (parent / ours[1]).exists():
+            path.rename(parent / ours[1])  # killed between the two renames
+        elif ours:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 

@@ -110,7 +110,7 @@ def trajectory(
         options |= sampling.grid.options
     if sampler.stochastic or sampling.eta:
         options["noise"] = lambda: noise().to(model.device)
-    yield from sampler.function(denoise, x, times, model.process, **options)
+    yield from sampler(denoise, x, times, model.process, **options)
 
 
 def generate(
@@ -243,7 +243,7 @@ def facts(model: Model, sampling: Sampling, picture: Picture, *, negative: str |
         "seed": picture.seed,
         "sampler": sampling.sampler,
         "steps": sampling.steps,
-        "grid": sampling.grid if isinstance(sampling.grid, str) else sampling.grid.model_dump(mode="json"),
+        "grid": sampling.grid.model_dump(mode="json") if isinstance(sampling.grid, FittedGrid) else sampling.grid,
         "guidance": sampling.guidance,
         "guidance_kind": sampling.guidance_kind,
         "interval": list(sampling.interval),
@@ -278,7 +278,10 @@ def read_facts(path: Path) -> dict[str, Any] | None:
     """Return the facts in a PNG's `limner` chunk, or None when it has none. Parsed as JSON, never evaluated."""
     with Image.open(path) as image:
         text = getattr(image, "text", {}).get("limner")
-    value = json.loads(text) if text else None
+    try:
+        value = json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return None
     return value if isinstance(value, dict) else None
 
 

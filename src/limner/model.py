@@ -123,7 +123,8 @@ class Model:
             )
             self.text.save(temporary)
             digest = file_sha256(temporary / "weights.safetensors")
-            document = self.config.model_dump(mode="json") | {"weights_sha256": digest}
+            files = {path.name: file_sha256(path) for path in sorted(temporary.iterdir()) if path.name != "weights.safetensors"}
+            document = self.config.model_dump(mode="json") | {"weights_sha256": digest, "files": files}
             (temporary / "model.json").write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
         self.sha256 = digest
         return digest
@@ -183,15 +184,11 @@ def load(
     """
     folder = locate(path)
     document = _read_json(folder / "model.json")
-    stated = document.pop("weights_sha256", None)
+    stated, files = document.pop("weights_sha256", None), document.pop("files", {})
     if document.get("format") != FORMAT:
         raise CheckpointError(f"{folder}/model.json: format {shorten(document.get('format'))} is not {FORMAT}, which this limner reads.")
-    kinds = {part.get("kind") for part in document.values() if isinstance(part, dict)}
     try:
-        if allow and kinds & set(allow):
-            with own_code():
-                config = validate(ModelConfig, document)
-        else:
+        with own_code(only=allow):
             config = validate(ModelConfig, document)
     except LimnerError as error:
         raise CheckpointError(f"{folder}/model.json: {error}") from error
@@ -201,15 +198,40 @@ def load(
     digest = file_sha256(weights_path)
     if digest != stated:
         raise CheckpointError(f"{weights_path}: damaged: its SHA-256 is {digest[:12]}..., model.json says {shorten(stated)[:13]}...")
+    _check_files(folder, files)
     try:
         weights = load_file(weights_path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{weights_path}: cannot be read: {error}") from error
     model = assemble(config, config.text.load(folder), precision="fp32", sha256=digest)
     put_weights(model, weights, where=str(weights_path))
+    _check_null(model, folder)
     model.to(device)
     model.precision = probe_precision(model) if precision == "auto" else precision
     return model
+
+
+def _check_files(folder: Path, files: Any) -> None:
+    """Raise CheckpointError naming the first file whose SHA-256 is not the one that model.json states."""
+    for name, digest in files.items() if isinstance(files, dict) else ():
+        path = folder / name
+        if path.parent != folder or not path.is_file():
+            raise CheckpointError(f"{path}: missing.")
+        if file_sha256(path) != digest:
+            raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one that model.json states.")
+
+
+def _check_null(model: Model, folder: Path) -> None:
+    """Raise CheckpointError unless the text encoder says to "" what it said when the model was saved."""
+    path = folder / "null.safetensors"
+    try:
+        stored = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    null = model.encode([""])
+    for name, value in (("tokens", null.tokens), ("pooled", null.pooled)):
+        if name not in stored or stored[name].shape != value.shape or not torch.allclose(stored[name], value.float(), atol=1e-3, rtol=1e-3):
+            raise CheckpointError(f"{path}: the text encoder no longer says to \"\" what it said when this model was saved.")
 
 
 def assemble(config: ModelConfig, text: TextEncoder, *, precision: str = "fp32", sha256: str = "") -> Model:
@@ -266,7 +288,7 @@ def probe_precision(model: Model, *, margin: float = 1.2) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: not a JSON object.")

@@ -1,8 +1,9 @@
 """What a recipe takes, before anything runs: parameters, FLOPs, memory a device, hours and cost.
 
 The network is built on torch's meta device, which has shapes but no numbers, so that even an absurd recipe is measured
-at once and allocates nothing; data are never opened. FLOPs are those of matrix products, convolutions and attention (a multiply-add is 2),
-activations are the bytes that autograd keeps for the backward pass. `refuse_if_too_large` stops what cannot fit before it starts.
+at once and allocates nothing; data are never opened. FLOPs are those of matrix products, convolutions and
+attention (a multiply-add is 2), activations are the bytes that autograd keeps for the backward pass.
+`refuse_if_too_large` stops what cannot fit before it starts.
 Next: `training/loop.py`.
 """
 
@@ -79,13 +80,13 @@ class Plan:
         image, latent: [C, H, W] of pixels and latents.
         text_parameters, network_parameters: numbers, trainable or not.
         flops_forward, flops_training: of one image, text encoder included (every caption different: an upper bound).
-        activations: bytes kept for the backward pass of one image, in fp32 (bf16 autocast keeps about half to all of it).
+        activations: bytes kept for the backward pass of one image, in fp32.
         fixed: bytes kept whatever the batch.
         state: name -> bytes of weights, gradients, Adam's moments, averages and so on of one process.
-        batch: images of one process at once. replicated, sharded: bytes a device without and with sharding of the state.
+        batch: images of one process at once. replicated, sharded: bytes a device without and with a sharded state.
         memory: bytes of one device, or None where it is not known.
         seconds, images, rate: of the budget; images/s of all devices; None where not known.
-        cost: US dollars or None. timed: the rate was measured here and now. launch_bound: the rate is bounded by kernel launches.
+        cost: US dollars or None. timed: the rate was measured here and now. launch_bound: kernel launches bound it.
         evaluations: most network evaluations of one sampled image.
         notes: what was assumed.
     """
@@ -219,7 +220,7 @@ def describe(plan: Plan) -> str:
     ]
     if plan.devices > 1:
         lines.append(
-            f"  sharded      {_bytes(plan.sharded)} a device with the state sharded{_verdict(plan.sharded, plan.memory)}"
+            f"  sharded      {_bytes(plan.sharded)} a device with a sharded state{_verdict(plan.sharded, plan.memory)}"
         )
     lines += [f"  speed        {rate}", f"  time         {budget}"]
     if plan.cost is not None:
@@ -260,19 +261,19 @@ def refuse_if_too_large(
     needed = state + cost.fixed + cost.each * batch
     if needed > available:
         fits = max(0, int((available - state - cost.fixed) // max(1, cost.each)))
-        advice = (
-            f"Set train.batch to at most {fits * world * train.accumulate}, or train.accumulate to at least {-(-train.batch // (fits * world))}."
-            if fits
-            else "Not even one image fits: choose a smaller data.size or network."
-        )
+        advice = "Not even one image fits: choose a smaller data.size or network."
+        if fits:
+            portions = -(-train.batch // (fits * world))
+            most = fits * world * train.accumulate
+            advice = f"Set train.batch to at most {most}, or train.accumulate to at least {portions}."
         raise ConfigError(
-            f"train.batch: {batch:,} images at once take {_bytes(needed)} ({_bytes(cost.each)} an image besides {_bytes(state)} of "
-            f"state), and {where}.\n{advice}"
+            f"train.batch: {batch:,} images at once take {_bytes(needed)} ({_bytes(cost.each)} an image besides "
+            f"{_bytes(state)} of state), and {where}.\n{advice}"
         )
 
 
 def memory_available() -> int:
-    """Return the bytes this process could still take: of the GPU if there is one, else of the machine or its control group."""
+    """Return the bytes this process could still take: of the GPU, or else of the machine or control group."""
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
     return min([int(psutil.virtual_memory().available), *_cgroup_room()])
@@ -294,7 +295,7 @@ def state_bytes(recipe: Recipe, parts: Parts, *, world: int = 1) -> dict[str, in
     return state
 
 
-# ---------------------------------------------------------------------------------------------------- shapes without numbers
+# ------------------------------------------------------------------------------------------ shapes without numbers
 
 
 @dataclass(frozen=True)
@@ -366,7 +367,7 @@ def _captions(recipe: Recipe, notes: list[str]) -> tuple[tuple[str, ...], dict[s
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs and saved bytes of one image, and what is independent of the batch; `launches`: kernels of one training step."""
+    """FLOPs and saved bytes of one image, and what is independent of the batch; launches: kernels of a step."""
 
     forward: float
     training: float
@@ -388,14 +389,14 @@ class _Launches(TorchDispatchMode):
 
 
 def _trace(recipe: Recipe, parts: Parts, *, flops: bool) -> Cost:
-    """Run the network forward (with `flops`, backward too) for 2 and 4 images without numbers; the difference is one image's."""
+    """Run the network forward (with `flops`, backward too) for 2 and 4 images; half the difference is one image's."""
     found = [_traced(parts, count, flops) for count in (2, 4)]
     forward, training, saved = ((found[1][i] - found[0][i]) / 2 for i in range(3))
     return Cost(forward, training, int(saved), max(0, int(found[0][2] - 2 * saved)), int(found[0][3]))
 
 
 def _traced(parts: Parts, count: int, flops: bool) -> tuple[float, float, float, int]:
-    """Return (FLOPs forward, FLOPs of a training step, bytes saved for backward, kernels launched) of `count` images."""
+    """Return (FLOPs forward, FLOPs of a training step, bytes saved, kernels launched) of `count` images."""
     modules = [module for module in (parts.network, parts.text) if module is not None]
     weights = {_storage(p) for module in modules for p in module.parameters()}
     kept: dict[int, Tensor] = {}  # held, so that no address is used twice

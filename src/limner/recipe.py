@@ -43,7 +43,8 @@ class Train(Config):
         checkpoint_seconds, checkpoint_images: when to write checkpoints. keep: how many.
         log_images: images between two lines of metrics. previews: how many pictures of progress over the budget.
         heldout: images of the held-out loss. trackers: accelerate's names (tensorboard, wandb, mlflow, trackio, ...).
-        compile: compile the network (pays on GPUs in long runs).
+        compile: compile the network block by block (pays on GPUs in long runs).
+        shard: spread weights, averages and optimizer over the processes (FSDP2) instead of copying them to each (DDP).
     """
 
     images: int | None = Field(None, ge=1)
@@ -73,6 +74,7 @@ class Train(Config):
     seed: int = Field(0, ge=0, lt=2**63)
     trackers: tuple[str, ...] = ("tensorboard",)
     compile: bool = False
+    shard: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Train:

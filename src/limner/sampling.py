@@ -8,17 +8,20 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from limner.config import Config, validate
 from limner.errors import ConfigError, nearest
-from limner.process.times import GRIDS, FittedGrid
+from limner.process import RectifiedFlow
+from limner.process.times import GRIDS, FittedGrid, make_grid
 
 
 def _grid(value: Any) -> Any:
-    """Return a grid's name, or the FittedGrid of a mapping."""
+    """Return a grid's name, a mapping of its kind and options, or the FittedGrid of a mapping."""
     if isinstance(value, FittedGrid):
         return value
     if isinstance(value, dict) and value.get("kind") == "fitted":
         return validate(FittedGrid, value, where="grid")
-    if not isinstance(value, str) or value not in GRIDS:
-        raise ConfigError(f"grid: there is no {value!r}.{nearest(str(value), GRIDS)} Allowed: {', '.join(GRIDS)}, or a fitted grid.")
+    name = value.get("kind") if isinstance(value, dict) else value
+    if not isinstance(name, str) or name not in GRIDS:
+        raise ConfigError(f"grid: there is no {name!r}.{nearest(str(name), GRIDS)} Allowed: {', '.join(GRIDS)}, or a fitted grid.")
+    make_grid(value, RectifiedFlow(), 4)  # refuses unknown options
     return value
 
 
@@ -28,7 +31,7 @@ class Sampling(Config):
     Arguments:
         sampler: a name from `samplers.SAMPLERS`.
         steps: solver steps.
-        grid: how the steps lie in time: uniform, trailing, karras, shifted, or a grid fitted to the model.
+        grid: how the steps lie in time: uniform, trailing, karras, shifted (or {kind: shifted, a: 0.6}), or fitted to the model.
         guidance: the scale w; 0 unconditional, 1 conditional, above 1 guided.
         guidance_kind: cfg, cfg-zero, apg, or auto (an earlier snapshot of the run in place of the unconditional half).
         interval: times t between which guidance is applied; elsewhere only the conditional half is run.
@@ -39,7 +42,7 @@ class Sampling(Config):
 
     sampler: str = "ab2"
     steps: int = Field(10, ge=1, le=10_000)
-    grid: Annotated[str | FittedGrid, BeforeValidator(_grid)] = "uniform"
+    grid: Annotated[str | dict[str, Any] | FittedGrid, BeforeValidator(_grid)] = "uniform"
     guidance: float = Field(2.0, ge=-100, le=1000)
     guidance_kind: Literal["cfg", "cfg-zero", "apg", "auto"] = "cfg"
     interval: tuple[float, float] = (0.1, 0.9)

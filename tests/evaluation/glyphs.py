@@ -1,4 +1,4 @@
-"""Drawings of four kinds (two bars, a cross, a ring) at any place and size: real enough to be judged, made in milliseconds."""
+"""Drawings of four kinds (two bars, a cross, a ring) at any place and size: enough to be judged, made in a moment."""
 
 import numpy as np
 

@@ -249,7 +249,7 @@ def test_statistics_that_are_something_else_are_refused(rng, tmp_path):
 def test_the_interval_of_a_distance_holds_the_truth_about_as_often_as_it_says(rng):
     truth, held = 0.0, 0
     for _ in range(120):
-        x, y = rng.standard_normal((200, 2)), rng.standard_normal((200, 2)) + [1.0, 0.0]
+        x, y = rng.standard_normal((200, 2)), rng.standard_normal((200, 2)) + np.array([1.0, 0.0])
         low, high = resampled(lambda a, b: float(((a.mean(0) - b.mean(0)) ** 2).sum()), x, y)
         truth = 1.0 + 2 * 2 / 200  # the plug-in value's expectation
         held += low <= truth <= high

@@ -1,4 +1,4 @@
-"""A run of drawings, trained for a few steps, is judged, compared, swept and shown; and folders of pictures are judged."""
+"""A run of drawings, trained for a few steps, is judged, compared, swept and shown; folders of pictures are judged."""
 
 import json
 import re
@@ -54,8 +54,8 @@ def quick(monkeypatch):
 def test_a_run_is_judged_and_everything_is_written(trained, quick):
     told = []
     found = r.evaluate_run(
-        trained / "drawings", num=60, seeds=2, cache=trained / "cache", precision="fp32", name="first", command="limner eval x",
-        progress=lambda what, share: told.append(what),
+        trained / "drawings", num=60, seeds=2, cache=trained / "cache", precision="fp32", name="first",
+        command="limner eval x", progress=lambda what, share: told.append(what),
     )  # fmt: skip
     assert json.loads((trained / "drawings/evals/first.json").read_text()) == found
     assert found["counts"] == {"images": 60, "references": 72, "compared": 60}
@@ -93,7 +93,8 @@ def check_page(text):
 
 def test_the_page_escapes_what_it_is_given(tmp_path):
     from limner.evaluation.evaluate import Real, evaluate
-    from limner.evaluation.report import Pictures, write_report
+    from limner.evaluation.report import write_report
+    from limner.evaluation.sections import Pictures
 
     images, _ = glyphs(520, 0)
     found = evaluate(
@@ -254,6 +255,13 @@ def test_what_is_not_comparable_is_not_ranked_and_the_reason_is_said(tmp_path, c
     found = c.compare(written(tmp_path, evaluation(9.0), evaluation(5.0, **change)))
     assert why in found.refusals[column] and column not in found.ranking
     assert found.rows[1][column]["value"] is not None  # it is shown all the same
+
+
+def test_the_newest_evaluation_of_a_run_is_taken_and_no_sweep(tmp_path):
+    run = written(tmp_path, evaluation(9.0))[0]
+    (run / "evals/newer.json").write_text(json.dumps(evaluation(2.0)))
+    (run / "evals/a-sweep.json").write_text("{}")
+    assert c.read(run)[1]["distances"]["judge-conv"]["frechet"]["value"] == 2.0
 
 
 def test_what_is_no_evaluation_is_refused(tmp_path):

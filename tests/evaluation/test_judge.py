@@ -148,6 +148,12 @@ def test_data_without_classes_have_no_judge_and_too_few_are_refused(tmp_path):
         judges.train_named("judge-digit", tmp_path / "out", tmp_path)
 
 
+def test_the_names_that_the_command_line_shows_are_those_that_can_be_trained():
+    from limner.evaluation.names import JUDGE_NAMES
+
+    assert set(JUDGE_NAMES) == set(judges.JUDGES)
+
+
 @pytest.mark.slow
 def test_the_judge_of_750_digits_is_right_about_98_percent_of_the_test_digits(tmp_path):
     from limner.data import SOURCES

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -29,10 +30,12 @@ def slurm_session() -> Iterator[SlurmCluster]:
     if missing or os.geteuid() != 0:
         pytest.skip(f"needs root and Debian's slurm-wlm (missing: {missing})")
     cluster = SlurmCluster()
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that a killed session cleans up
     try:
         cluster.start()
         yield cluster
     finally:
+        signal.signal(signal.SIGTERM, previous)
         cluster.stop()
 
 

@@ -1,7 +1,7 @@
-"""Zip and tar files read member by member, never unpacked; what a hostile one may try is refused before it costs anything.
+"""Zip and tar files read member by member, never unpacked; a hostile one is refused before it costs anything.
 
-Refused members (absolute names, `..`, links, devices, sparse files, encryption, a name twice, more than an image's size) are
-listed with the reason. An archive that is itself a bomb or damaged is one error. Next: `shards.py`.
+Refused members (absolute names, `..`, links, devices, sparse files, encryption, a name twice, more than an image's
+size) are listed with the reason. An archive that is itself a bomb or damaged is one error. Next: `shards.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -23,6 +24,7 @@ from limner.errors import DataError
 
 MAX_RATIO = 200  # all members together may be this much larger than the archive: images hardly shrink
 FREE = 64 * 2**20  # bytes that any archive may unpack to
+FREE_MEMBER = 16 * 2**20  # bytes that any member may unpack to
 MAX_HEADER = 2**20  # bytes of one tar header with its extensions
 DEFLATE = 1040  # deflate cannot shrink further than 1032 times
 TEXT_NAMES = ("metadata.jsonl",)
@@ -74,6 +76,8 @@ class ZipTree:
                 reason = f"compression method {member.compress_type} is not read: store or deflate it"
             elif not reason and member.file_size > DEFLATE * max(member.compress_size, 1):
                 reason = f"claims {member.file_size} bytes, which {member.compress_size} cannot hold"
+            elif not reason and member.file_size > FREE_MEMBER + MAX_RATIO * member.compress_size:
+                reason = f"too large: {member.compress_size} bytes that unpack to {member.file_size}"
             if reason:
                 self.refused[name] = reason
             else:
@@ -104,13 +108,14 @@ class ZipTree:
             return None, f"too large: {member.file_size} bytes, at most {limit} are read"
         try:
             with archive.open(member) as file:
-                return file.read(), ""  # zipfile stops at file_size and compares the checksum
+                data = file.read()  # zipfile stops at file_size and compares the checksum
+            return (data, "") if len(data) == member.file_size else (None, "damaged: shorter than it claims")
         except (*Damage, RuntimeError, OSError) as error:
             return None, f"damaged: {error}"
 
 
 class TarTree:
-    """The files in a tar file, gzipped or not; two passes, one for the texts and one for the images, in its own order."""
+    """The files in a tar file, gzipped or not: one pass for the texts and one for the images, in its own order."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -164,13 +169,13 @@ def members_of(path: Path) -> Iterator[Member]:
     with path.open("rb") as raw:
         gzipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        file = cast(BinaryIO, gzip.open(raw)) if gzipped else raw
+        file = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if gzipped else raw
         bounded = _Bounded(file, None if gzipped else size)
         seen: dict[str, bool] = {}
         try:
             with closing(tarfile.open(fileobj=cast(BinaryIO, bounded), mode="r:", errorlevel=1)) as archive:
                 while (member := archive.next()) is not None:
-                    archive.members.clear()  # tarfile keeps every header otherwise
+                    archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
                     if member.isdir():
                         continue
                     name, reason = safe_name(member.name, seen)
@@ -184,7 +189,7 @@ def members_of(path: Path) -> Iterator[Member]:
                         return
                     if not reason:
                         seen[name] = True
-                    yield Member(name, member.size, reason, lambda member=member: _content(archive, member, bounded))
+                    yield Member(name, member.size, reason, partial(_content, archive, member, bounded))
         except (*Damage, OverflowError) as error:
             raise DataError(f"{path}: not a whole tar file: {str(error)[:100] or type(error).__name__}.") from None
 

@@ -96,7 +96,7 @@ def _fill(source: Source, folder: Path, config: dict[str, Any], processes: int) 
     images.touch()
     found, bad, shape = _decode_all(source, images, processes)
     keep = [row for row in range(len(found)) if row not in bad]
-    bad_files = [BadFile(found[row].name, bad[row]) for row in sorted(bad)]
+    bad_files = sorted(BadFile(found[row].name, reason) for row, reason in bad.items())
     if not keep:
         raise BadFilesError(f"{_title(source)}: not one image can be read.\n{_shown(bad_files)}".rstrip(), bad_files)
     _compact(images, keep, int(np.prod(shape)))
@@ -153,7 +153,7 @@ def _decode_all(
                     shape = shape or pixels.shape  # type: ignore[assignment]
                     if pixels.shape != shape:
                         raise UnreadableError(f"shape {pixels.shape}, the others {shape}: give a `size`")
-                    write_at(fd, memoryview(np.ascontiguousarray(pixels)).cast("B"), row * pixels.size)
+                    write_at(fd, memoryview(np.ascontiguousarray(pixels).data).cast("B"), row * pixels.size)
                     continue
             except UnreadableError as error:
                 bad[row] = str(error)

@@ -1,8 +1,8 @@
 """From templates and texts to captions, and from a caption back to the class it asks for.
 
-A template is a caption with fields: `{class}` the class's name as the source gives it, `{word}` the same as one says it
-("seven", "golden retriever"), `{index}` the class's number, `{text}` each text that came with the image, and any attribute
-of the image. Braces themselves are written `{{` and `}}`. Only plain names are fields: no dots, indices or format codes.
+A template is a caption with fields: `{class}` the class's name as the source gives it, `{word}` the same as one says
+it ("seven", "golden retriever"), `{index}` the class's number, `{text}` each text that came with the image, and any
+attribute of the image. Braces themselves are written `{{` and `}}`. Only plain names are fields: no dots, no indices.
 Next: `source.py`.
 """
 

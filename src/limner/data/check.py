@@ -1,4 +1,4 @@
-"""`limner data check`: what a source holds, before anything trains on it: counts, sizes, captions, duplicates, bad files.
+"""`limner data check`: what a source holds before anything trains on it: counts, captions, duplicates, bad files.
 
 Next: `command.py`, which prints it.
 """
@@ -64,7 +64,7 @@ class Checked:
         fewest, most = self.captions_per_image
         each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
         out.append(
-            f"{self.num_captions} captions, {each} an image, {self.words} words, the longest of {self.longest} characters"
+            f"{self.num_captions} captions, {each} an image, {self.words} words, at most {self.longest} characters"
         )
         out += [f"  {caption}" for caption in self.examples]
         out.append(

@@ -1,4 +1,4 @@
-"""What `limner data check SOURCE` prints. SOURCE is a recipe's name or file (its `data`), or a folder or archive of images."""
+"""What `limner data check SOURCE` prints, and what SOURCE may be: a recipe, a kind, a folder, an archive, a table."""
 
 from __future__ import annotations
 

@@ -1,13 +1,15 @@
 """From a file or bytes to pixels of the wanted size, by Pillow; and words for everything that goes wrong on the way.
 
-Only raster formats are opened (never one that runs another program), dimensions are looked at before anything is decoded,
-and JPEGs are decoded at the smallest of libjpeg's scales that is not smaller than what is wanted. Next: `pool.py`.
+Only raster formats are opened (never one that runs another program), dimensions are looked at before anything is
+decoded, and JPEGs are decoded at the smallest of libjpeg's scales that is not smaller than what is wanted. Next:
+`pool.py`.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,8 @@ def decode(source: str | Path | bytes, *, channels: int, size: tuple[int, int] |
                 raise UnreadableError(
                     f"too large: {width}x{height} pixels, at most {MAX_PIXELS // 10**6} megapixels are read"
                 )
+            if image.format == "PNG":
+                _whole_png(source)
             turn = _turn(image)
             wanted = size[::-1] if size else (width, height)  # Pillow says (width, height)
             if turn is not None and turn >= 5 and size:
@@ -96,6 +100,19 @@ def _finish(image: Image.Image, wanted: tuple[int, int], turn: int | None, chann
 def _planes(image: Image.Image) -> np.ndarray:
     pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _whole_png(source: str | Path | bytes) -> None:
+    """Compare the checksums of the chunks that carry pixels: a decoder may read on over flipped bytes unawares."""
+    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    at, name = 8, b""
+    while name != b"IEND":
+        name, end = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if len(data) < end + 4:
+            raise UnreadableError("damaged or truncated: the PNG ends early")
+        if name[:1].isupper() and zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise UnreadableError(f"damaged or truncated: the PNG's checksum of {name.decode('ascii', 'replace')} is wrong")
+        at = end + 4
 
 
 def _turn(image: Image.Image) -> int | None:

@@ -1,4 +1,4 @@
-"""`limner data fetch NAME`: a hub data set as parquet files on disk, for machines without internet. Next: `check.py`."""
+"""`limner data fetch NAME`: a hub data set as parquet files, for machines without internet. Next: `check.py`."""
 
 from __future__ import annotations
 

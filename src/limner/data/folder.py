@@ -1,4 +1,4 @@
-"""`folder`: your own pictures, in class folders, with metadata.jsonl, or name.txt beside name.jpg; or a zip or tar of them.
+"""`folder`: your own pictures in class folders, with metadata.jsonl, or name.txt beside name.jpg; or a zip or tar.
 
     DIR/cat/1.jpg  DIR/dog/2.jpg                       the folder's name is the class
     DIR/train/cat/1.jpg  DIR/test/dog/2.jpg            likewise, and test (or val) becomes the test split
@@ -25,8 +25,8 @@ METADATA = "metadata.jsonl"
 TRAIN_FOLDERS = ("train", "training")
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 NO_IMAGES = frozenset(
-    [".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".rst", ".yaml", ".yml", ".xml", ".html", ".htm", ".log", ".py"]
-    + [".sh", ".ini", ".toml", ".cfg", ".lst", ".sha256", ".md5", ".db"]
+    ".txt .json .jsonl .csv .tsv .md .rst .yaml .yml .xml .html .htm .log".split()  # noqa: SIM905
+    + ".py .sh .ini .toml .cfg .lst .sha256 .md5 .db".split()  # noqa: SIM905
 )
 """Endings of files that lie beside images and are left alone; everything else is taken for an image."""
 

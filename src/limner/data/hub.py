@@ -1,6 +1,7 @@
 """`hub`: data sets of the Hugging Face hub by name, through the library `datasets`; nothing of theirs is ever run.
 
-Without internet they are read from the folder that `limner data fetch NAME` filled on a machine that has it (`fetch.py`).
+Without internet they are read from the folder that `limner data fetch NAME` filled on a machine that has it
+(`fetch.py`).
 Next: `fetch.py`.
 """
 
@@ -75,7 +76,8 @@ class Hub(Columns):
     def examples(self) -> Iterator[Example]:
         """Yield the rows' examples, those of `test_split` last.
 
-        Raises: MissingError when the hub cannot be reached or the data set is not there, DataError for wrong columns or splits.
+        Raises: MissingError when the hub cannot be reached or the data set is not there, DataError for wrong columns or
+            splits.
         """
         for split in self._splits():
             yield from islice(self._of(split), self.limit)
@@ -105,7 +107,7 @@ class Hub(Columns):
         parts = self._parts(split)
         if parts:
             for part in parts:
-                table = Parquet(path=part, label=self.label)
+                table = Parquet.model_validate({"path": part, "label": self.label})
                 self._names = self._names or table.class_names()
                 yield from table.rows()
             return

@@ -154,8 +154,8 @@ def open_idx(path: Path) -> BinaryIO:
 def read_header(file: BinaryIO, path: Path, *, dims: int) -> list[int]:
     """Return the dimensions of an IDX file of unsigned bytes; nothing is allocated for its contents.
 
-    Raises: DataError for another magic number or type, other than `dims` dimensions, absurd ones, or ones that a file of
-        this size cannot hold.
+    Raises: DataError for another magic number or type, other than `dims` dimensions, absurd ones, or ones that a file
+        of this size cannot hold.
     """
     head = _exactly(file, 4, path)
     if head[:2] != b"\0\0":
@@ -164,7 +164,7 @@ def read_header(file: BinaryIO, path: Path, *, dims: int) -> list[int]:
         )
     if head[2] != 8 or head[3] != dims:
         raise DataError(
-            f"{path}: type 0x{head[2]:02x} with {head[3]} dimensions; only unsigned bytes (0x08) with {dims} are read here."
+            f"{path}: type 0x{head[2]:02x}, {head[3]} dimensions; only unsigned bytes (0x08) with {dims} are read here."
         )
     shape = np.frombuffer(_exactly(file, 4 * dims, path), ">u4").astype(object).tolist()
     if not 0 < shape[0] <= MAX_IMAGES or any(not 0 < side <= MAX_SIDE for side in shape[1:]):

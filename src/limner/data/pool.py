@@ -1,7 +1,7 @@
-"""Decoding by several processes with bounded memory, straight into the rows of a file. Next: `worker.py`, its other end.
+"""Decoding by several processes with bounded memory, straight into the rows of a file. Next: `worker.py`.
 
-The processes are plain programs, not forks: a parent with threads (torch has some) forks unsafely, and `spawn` would run the
-user's own script again.
+The processes are plain programs, not forks: a parent with threads (torch has some) forks unsafely, and `spawn` would
+run the user's own script again.
 """
 
 from __future__ import annotations

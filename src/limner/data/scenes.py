@@ -121,7 +121,7 @@ def _things(words: str, prompt: str) -> tuple[Thing, ...]:
             fault = f"{word!r} stands where it cannot" if word in known else f"the word {word!r} is unknown"
             hint = "" if word in known else nearest(word, known)
             raise PromptError(
-                f"{shorten(prompt)}: {fault}.{hint} A scene is such as 'a small red circle above a large blue square'.\n"
+                f"{shorten(prompt)}: {fault}.{hint} A scene: 'a small red circle above a large blue square'.\n"
                 f"Sizes: {', '.join(WIDTHS)}. Colours: {', '.join(COLOURS)}. Shapes: {', '.join(SHAPES)}. "
                 f"Relations: {', '.join(map(said, RELATIONS))}."
             )

@@ -23,7 +23,8 @@ class Shapes(Source):
     """Scenes of one or two things with their captions, and each scene as the attribute `scene`.
 
     Arguments:
-        count: how many pictures; the share `test` of them is the test split, and half of that shows held-out pairs only.
+        count: how many pictures; the share `test` of them is the test split, and half of that shows held-out pairs
+            only.
         held_out: (colour, shape) pairs that are never trained on.
         two: share of the scenes with two things; a quarter of those are two equal ones.
         seed: of the scenes and their places.

@@ -1,4 +1,4 @@
-"""`webdataset`: tar files in which consecutive members of one name are one example: 0001.jpg, 0001.txt, 0001.json, 0001.cls.
+"""`webdataset`: tar files in which neighbours of one name are one example: 0001.jpg, 0001.txt, 0001.json, 0001.cls.
 
 Read from the first byte to the last, never unpacked (`archives.py`). Next: `shapes.py`.
 """
@@ -134,16 +134,16 @@ def _described(parts: dict[str, bytes | str], name: str) -> tuple[tuple[str, ...
         assert isinstance(part, bytes)
         texts += [line.strip() for line in part.decode("utf-8").splitlines() if line.strip()]
     row: Any = {}
-    if part := parts.get("json"):
+    if described := parts.get("json"):
         try:
-            row = json.loads(part)
+            row = json.loads(described)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{name}.json: not JSON: {str(error)[:80]}") from None
         row = row if isinstance(row, dict) else {}
     texts += texts_of(row, where=f"{name}.json")
     label = label_of(row.pop("label", None), where=f"{name}.json")
-    if part := parts.get("cls"):
-        assert isinstance(part, bytes)
-        text = part.decode("utf-8").strip()
+    if numbered := parts.get("cls"):
+        assert isinstance(numbered, bytes)
+        text = numbered.decode("utf-8").strip()
         label = int(text) if text.isdecimal() and len(text) < 10 else text
     return tuple(dict.fromkeys(texts)), row, label

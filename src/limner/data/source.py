@@ -1,7 +1,7 @@
 """What every data source is: a frozen description that says which images, with which captions, and opens as a `Store`.
 
-A source only has to yield `Example`s (`examples`) and say what on disk it depends on (`stamp`); decoding, captions, splits,
-the cache and its safety are the same for all. A source of your own is one class in one file: see docs/data.md.
+A source only has to yield `Example`s (`examples`) and say what on disk it depends on (`stamp`); decoding, captions,
+splits, the cache and its safety are the same for all. A source of your own is one class in one file: see docs/data.md.
 Next: `digits.py` for the smallest source, then `build.py`.
 """
 

@@ -1,4 +1,4 @@
-"""Who sees which image: the generator (train), the judge (judge), or neither (test); pure functions. Next: `store.py`."""
+"""Who sees which image: the generator (train), the judge, or neither (test); pure functions. Next: `store.py`."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ class Parquet(Table):
     kind: Literal["parquet"] = "parquet"
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return `classes`, or those that Hugging Face `datasets` wrote into the file for the column `label`, or None."""
+        """Return `classes`, or those that the library `datasets` noted in the file for the column `label`, or None."""
         if self.classes or not self.label:
             return self.classes or None
         pq = _parquet()

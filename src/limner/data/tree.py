@@ -40,7 +40,7 @@ class Tree(Protocol):
         ...
 
     def images(self, paths: Iterable[str]) -> Iterator[tuple[str, str | bytes | None, str]]:
-        """Yield (path, image, why not) for each of `paths` in a fixed order; an image is a file's place or its bytes."""
+        """Yield (path, image, why not) for each of `paths` in a fixed order; an image is a file's place or bytes."""
         ...
 
 

@@ -1,7 +1,7 @@
 """Reading a picture of `shapes` back: which things are there, and whether they are what was asked for.
 
-Foreground is parted into connected things (and by colour where things touch); each thing's colour is that of the palette
-nearest in direction, its shape and width those whose soft drawing differs least. Next: `shapes.py`.
+Foreground is parted into connected things (and by colour where things touch); each thing's colour is that of the
+palette nearest in direction, its shape and width those whose soft drawing differs least. Next: `shapes.py`.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def read(image: np.ndarray) -> list[Seen]:
 def verify(image: np.ndarray, asked: Scene | str) -> dict[str, bool]:
     """Return which properties of a scene (or prompt) a picture [3, H, H] uint8 has.
 
-    Keys: `count`, `shape`, and, where asked, `colour`, `size`, `relation`, each true when every thing has it; and `all`.
-    Things are matched to what is seen in the way that fits most.
+    Keys: `count`, `shape`, and, where asked, `colour`, `size`, `relation`, each true when every thing has it; and
+    `all`. Things are matched to what is seen in the way that fits most.
     Raises: PromptError for a prompt that is no scene, DataError for an array that is no picture.
     """
     scene = parse(asked) if isinstance(asked, str) else asked
@@ -96,7 +96,7 @@ def related(chosen: tuple[Seen | None, ...], relation: str) -> bool:
     dx, dy = first.centre[0] - second.centre[0], first.centre[1] - second.centre[1]
     across, down = RELATIONS[relation]
     along, aside = (dx * across, abs(dy)) if across else (dy * down, abs(dx))
-    return along > aside
+    return bool(along > aside)
 
 
 def _regions(foreground: np.ndarray, colours: np.ndarray, value: np.ndarray, least: float) -> list[np.ndarray]:

@@ -45,7 +45,7 @@ def decode_rows(
                 rows[k] = pixels
             except UnreadableError as error:
                 bad.append((row + k, str(error)))
-    write_at(fd, memoryview(rows).cast("B"), row * int(np.prod(shape)))
+    write_at(fd, memoryview(rows.data).cast("B"), row * int(np.prod(shape)))
     return bad
 
 

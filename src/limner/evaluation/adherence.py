@@ -91,7 +91,7 @@ def clip_score(clip: Clip, images: np.ndarray, prompts: Sequence[str]) -> dict[s
     """
     scores = clip.scores(images, list(prompts))
     order = np.roll(np.arange(len(prompts)), max(1, len(prompts) // 2))
-    other = clip.scores(images, [prompts[index] for index in order])
+    other = clip.scores(images, [prompts[int(index)] for index in order])
     return {
         "value": float(scores.mean()),
         "interval": list(bootstrap_mean(scores)),

@@ -53,7 +53,8 @@ def lines(curves: Sequence[Line], *, x: str, y: str, log: bool = False, title: s
     for tick in _ticks(x_low, x_high):
         across = LEFT + (tick - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
         parts.append(
-            f'<text class="tick" x="{across:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{_number(tick)}</text>'
+            f'<text class="tick" x="{across:.1f}" y="{HEIGHT - BOTTOM + 18}" '
+            f'text-anchor="middle">{_number(tick)}</text>'
         )
     parts.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">{escape(x)}</text>')
     for curve, each in cleaned:
@@ -86,7 +87,8 @@ def bars(values: Sequence[float], names: Sequence[str], *, x: str, y: str) -> st
         left = 2 + index * step
         middle = left + step / 2
         parts.append(
-            f'<rect class="bar" x="{left + 2:.1f}" width="{step - 4:.1f}" y="{floor - height:.1f}" height="{height:.1f}" rx="2"/>'
+            f'<rect class="bar" x="{left + 2:.1f}" width="{step - 4:.1f}" y="{floor - height:.1f}" '
+            f'height="{height:.1f}" rx="2"/>'
             f'<text class="tick" x="{middle:.1f}" y="{floor - height - 6:.1f}" text-anchor="middle">{value:.2g}</text>'
             f'<text class="tick" x="{middle:.1f}" y="{floor + 18}" text-anchor="middle">{escape(name)}</text>'
         )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ def read(path: Path) -> tuple[str, dict[str, Any]]:
     """
     path = Path(path)
     if path.is_dir():
-        found = sorted((path / "evals").glob("*.json"), key=lambda each: (each.stat().st_mtime_ns, each.name))
+        files = [each for each in (path / "evals").glob("*.json") if not each.name.endswith("-sweep.json")]
+        found = sorted(files, key=lambda each: (each.stat().st_mtime_ns, each.name))
         if not found:
             raise EvaluationError(f"{path}: no evaluation in it (evals/*.json). Make one: limner eval {path}")
         name, path = path.name, found[-1]
@@ -66,7 +68,7 @@ def compare(paths: Sequence[Path]) -> Comparison:
     names = _distinct([name for name, _ in found])
     evaluations = dict(zip(names, [value for _, value in found], strict=True))
     columns = list(dict.fromkeys(column for value in evaluations.values() for column in _scores(value)))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": name} | {column: _scores(value).get(column) for column in columns}
         for name, value in evaluations.items()
     ]
@@ -79,7 +81,7 @@ def compare(paths: Sequence[Path]) -> Comparison:
             ranking[column] = [row["name"] for row in order]
             ties[column] = [
                 (a["name"], b["name"])
-                for a, b in zip(order, order[1:], strict=False)
+                for a, b in itertools.pairwise(order)
                 if a[column]["low"] <= b[column]["high"] and b[column]["low"] <= a[column]["high"]
             ]
     return Comparison(columns, rows, refusals, ranking, ties)

@@ -45,11 +45,11 @@ def check_pair(
 
     Raises: EvaluationError for other networks, unequal counts or widths, fewer than 2 rows, NaN or infinity.
     """
-    if isinstance(x, Features) and isinstance(y, Features):
-        if (x.network, x.sha256) != (y.network, y.sha256):
-            raise EvaluationError(
-                f"features of different networks cannot be compared: {x.network} ({x.sha256[:12]}) and {y.network} ({y.sha256[:12]})."
-            )
+    if isinstance(x, Features) and isinstance(y, Features) and (x.network, x.sha256) != (y.network, y.sha256):
+        raise EvaluationError(
+            f"features of different networks cannot be compared: {x.network} ({x.sha256[:12]}) and "
+            f"{y.network} ({y.sha256[:12]})."
+        )
     first, second = _matrix(x, "first"), _matrix(y, "second")
     if first.shape[1] != second.shape[1]:
         raise EvaluationError(
@@ -57,12 +57,14 @@ def check_pair(
         )
     if equal and len(first) != len(second):
         raise EvaluationError(
-            f"{len(first)} images against {len(second)}: distances are biased by the count, so both sets must have the same.\n"
+            f"{len(first)} images against {len(second)}: distances are biased by the count, so both sets "
+            "must have the same.\n"
             f"Take {min(len(first), len(second))} of each (--num {min(len(first), len(second))})."
         )
     if min(len(first), len(second)) < LOW_COUNT:
         warnings.warn(
-            f"{min(len(first), len(second))} images are few for a distance (under {LOW_COUNT}): read it beside its floor and interval.",
+            f"{min(len(first), len(second))} images are few for a distance (under {LOW_COUNT}): read it "
+            "beside its floor and interval.",
             stacklevel=3,
         )
     return first, second
@@ -167,8 +169,10 @@ def neighbour_measures(
     """Return `precision`, `recall`, `density` and `coverage` of images against references.
 
     A ball around an image reaches to its k-th nearest neighbour in its own set.
-        precision   share of images inside the ball of some reference     recall      share of references inside that of some image
-        density     references' balls around an image, on average, / k    coverage    share of references with an image in their ball
+        precision   share of images inside the ball of some reference
+        recall      share of references inside the ball of some image
+        density     how many references' balls an image is in, on average, divided by k
+        coverage    share of references with an image in their ball
     Source: Kynkäänniemi et al. 2019 (arXiv:1904.06991), Eq. 1 and 2; Naeem et al. 2020 (arXiv:2002.09797), Eq. 3 and 4.
 
     Arguments:

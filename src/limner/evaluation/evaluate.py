@@ -17,6 +17,7 @@ import numpy as np
 
 from limner.errors import EvaluationError
 from limner.evaluation.adherence import Verify, adherence, clip_score, share, verified
+from limner.evaluation.classifiers import FEATURES
 from limner.evaluation.distances import LOW_COUNT, Features
 from limner.evaluation.features import Clip, FeatureCache, FeatureNetwork, RandomFeatures, require_images
 from limner.evaluation.judge import Judge
@@ -24,6 +25,7 @@ from limner.evaluation.measures import measure, range_warning, tones
 from limner.evaluation.memorisation import memorisation
 
 FORMAT = 1
+MOST_NEIGHBOURS = 2000  # held-out images, and real ones, that memorisation takes
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def evaluate(
     result: dict[str, Any] = {"format": FORMAT}
     result["counts"] = {"images": len(images), "references": len(real.references), "compared": count}
     if judge is not None:
-        read = _Read(judge, images, real.references)
+        read = _Read(judge, images, real.references, cache)
         result |= _adherence(read, real, prompts, labels)
         notes.append(judge.seen.warning(real.fingerprint))
     if verify is not None and prompts is not None:
@@ -125,7 +127,8 @@ def _check(images: np.ndarray, references: np.ndarray, compared: int | None) -> 
             raise EvaluationError(f"{what}: {error}") from error
     if images.shape[1:] != references.shape[1:]:
         raise EvaluationError(
-            f"pictures of {list(images.shape[1:])} and references of {list(references.shape[1:])} [C, H, W] cannot be compared; "
+            f"pictures of {list(images.shape[1:])} and references of {list(references.shape[1:])} [C, H, "
+            "W] cannot be compared; "
             "resize one of them first, and say so."
         )
     most = min(len(images), len(references))
@@ -148,14 +151,26 @@ def _count_note(images: int, references: int, count: int) -> str:
     return f"distances compare {count} pictures with {count} references{few}; there are {images} and {references}"
 
 
+class _Both:
+    """A judge's features and probabilities side by side, so that the cache keeps both."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge, self.name, self.sha256 = judge, f"{judge.name}-and-probabilities", judge.sha256
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Return [N, 64 + K] float64."""
+        return np.hstack(self.judge.read(images))
+
+
 class _Read:
     """A judge that has read the two sets that everything else is asked about; as a feature network it reads no image
     twice."""
 
-    def __init__(self, judge: Judge, images: np.ndarray, references: np.ndarray) -> None:
+    def __init__(self, judge: Judge, images: np.ndarray, references: np.ndarray, cache: FeatureCache) -> None:
         self.judge, self.name, self.sha256 = judge, judge.name, judge.sha256
         self.sets = (images, references)
-        self.read = [judge.read(values) for values in self.sets]
+        kept = cache.features(_Both(judge), references).values
+        self.read = [judge.read(images), (kept[:, :FEATURES], kept[:, FEATURES:])]
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Return [N, 64] float64."""
@@ -212,7 +227,7 @@ def _distances(
         result[network.name] = measure(
             _rows(made, mine),
             _rows(cache.features(network, real.references), theirs),
-            floor=_rows(cache.features(network, floor), floor_rows) if floor is not None else None,
+            floor=cache.features(network, floor[floor_rows]) if floor is not None else None,
             noise=cache.features(network, noise),
             intervals=intervals,
         )
@@ -239,10 +254,13 @@ def _memorisation(images: np.ndarray, real: Real) -> dict[str, Any] | None:
     if real.train is None or real.other is None or len(real.train) == 0 or len(real.other) == 0:
         return None
 
-    def flat(values: np.ndarray) -> np.ndarray:
+    def flat(values: np.ndarray, most: int | None = None) -> np.ndarray:
+        values = values if most is None or len(values) <= most else values[spread(most, len(values))]
         return values.reshape(len(values), -1).astype(np.float32) / 255
 
-    return memorisation(flat(images), flat(real.train), flat(real.references), flat(real.other))
+    return memorisation(
+        flat(images), flat(real.train), flat(real.references, MOST_NEIGHBOURS), flat(real.other, MOST_NEIGHBOURS)
+    )
 
 
 def _digest(images: np.ndarray) -> str:

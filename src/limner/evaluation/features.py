@@ -149,7 +149,8 @@ class Clip:
         except (OSError, ValueError) as error:
             raise MissingError(
                 f"CLIP {name!r} cannot be loaded: {str(error).splitlines()[0]}\n"
-                "Give a folder with config.json, model.safetensors, preprocessor_config.json and the tokenizer, or a hub name."
+                "Give a folder with config.json, model.safetensors, preprocessor_config.json and the "
+                "tokenizer, or a hub name."
             ) from error
         self.name = f"clip-{Path(name).name}"
         digest = hashlib.sha256()

@@ -42,7 +42,15 @@ JUDGES: dict[str, Named] = {
     ),
     "judge-fashion-mnist": Named(
         {"kind": "idx", "name": "fashion-mnist"},
-        JudgeConfig(architecture="residual", augment="photos", steps=6000, dropout=0.1, splits=("train", "judge")),
+        JudgeConfig(
+            architecture="residual",
+            augment="photos",
+            steps=6000,
+            width=32,
+            lr=5e-3,
+            dropout=0.1,
+            splits=("train", "judge"),
+        ),
         "Fashion-MNIST, all but its test images",
     ),
     "judge-cifar-10": Named(
@@ -80,7 +88,8 @@ def judge_for(store: Store, cache: Path, config: JudgeConfig | None = None, *, p
     rows = _labelled(store, config.splits)
     if len(rows) < 20:
         raise EvaluationError(
-            f"{len(rows)} labelled images in {' and '.join(config.splits)} are too few to train a judge; raise data.judge (0.15)."
+            f"{len(rows)} labelled images in {' and '.join(config.splits)} are too few to train a judge; "
+            "raise data.judge (0.15)."
         )
     classes = max(len(store.class_names), int(labels.max()) + 1)
     names = tuple(store.class_names) or tuple(map(str, range(classes)))

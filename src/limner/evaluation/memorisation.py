@@ -1,7 +1,7 @@
 """Are the pictures copies? Distances to the nearest training image, beside the same for real images that were never
 trained on.
 
-    probability   P(nearest training distance < nearest held-out distance), both sets of the same size: 0.5 for a generator that
+    probability   P(nearest training distance < nearest held-out distance), both sets of one size: 0.5 for one that
                   knows the training set no better than the rest of the world, more for one that copies
     real          the same for real images that were never trained on: what 0.5 turns out to be on these data
     copies        share of pictures nearer to a training image than nearly every real image is (its 1st percentile)

@@ -55,11 +55,11 @@ def read(paths: list[Path], *, size: int | None = None, channels: int | None = N
 
 def _open(path: Path, size: int | None) -> Image.Image:
     try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > MOST_PIXELS:
-                raise EvaluationError(f"{path}: {picture.width}x{picture.height} is larger than {MOST_PIXELS} pixels.")
-            picture.load()
-            picture = picture if picture.mode == "L" else picture.convert("L" if picture.mode == "1" else "RGB")
-            return picture.resize((size, size), Image.Resampling.BICUBIC) if size else picture.copy()
+        with Image.open(path) as file:
+            if file.width * file.height > MOST_PIXELS:
+                raise EvaluationError(f"{path}: {file.width}x{file.height} is larger than {MOST_PIXELS} pixels.")
+            file.load()
+            picture = file.copy() if file.mode == "L" else file.convert("L" if file.mode == "1" else "RGB")
+            return picture.resize((size, size), Image.Resampling.BICUBIC) if size else picture
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise EvaluationError(f"{path}: cannot be read as a picture: {error}") from error

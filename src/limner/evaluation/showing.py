@@ -11,13 +11,15 @@ import numpy as np
 from PIL import Image
 
 from limner.evaluation.page import sheet
-from limner.evaluation.report import Pictures, read_metrics, write_report
+from limner.evaluation.report import write_report
+from limner.evaluation.sections import Pictures
 from limner.generate import trajectory
 from limner.model import Model
 from limner.sampling import Sampling
+from limner.training.tracking import read_metrics
 
 if TYPE_CHECKING:
-    from limner.evaluation.run import Made, Subject
+    from limner.evaluation.subject import Made, Subject
 
 MOST_PROGRESS = 9
 
@@ -41,7 +43,7 @@ def show(who: Subject, made: Made, evaluation: dict[str, Any]) -> Path:
             progress=progress_of(who.run),
             trajectory=moving(who.model, made.prompts[:10], list(made.seeds[:10]), made.sampling),
             steps=made.sampling.steps,
-            metrics=read_metrics(who.run / "metrics.jsonl"),
+            metrics=list(read_metrics(who.run / "metrics.jsonl")),
         ),
     )
 

@@ -20,7 +20,9 @@ def summary(result: dict[str, Any]) -> str:
         right = f"   (the judge itself: {accuracy:.1%} on real images)" if accuracy else ""
         lines.append(f"prompt adherence      {_interval(found['accuracy'], percent=True)}{right}")
     if "verified" in result:
-        lines += [f"{'read back: ' + key:<21} {_interval(value, percent=True)}" for key, value in result["verified"].items()]
+        lines += [
+            f"{'read back: ' + key:<21} {_interval(value, percent=True)}" for key, value in result["verified"].items()
+        ]
     if "clip_score" in result:
         lines.append(f"CLIP score            {_interval(result['clip_score'])}")
     for network, measures in result["distances"].items():

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from limner.errors import ConfigError, nearest
 from limner.evaluation.evaluate import evaluate
-from limner.evaluation.run import Progress, file_name, make, prompts_for, provenance, subject
+from limner.evaluation.run import file_name, provenance
+from limner.evaluation.subject import Progress, make, prompts_for, subject
 from limner.files import write_text
 from limner.generate import changed
 from limner.model import Model

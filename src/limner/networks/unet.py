@@ -93,6 +93,8 @@ class ImageNorm(nn.Module):
 class ResidualBlock(nn.Module):
     """x + conv(SiLU(FiLM(norm(conv(SiLU(norm(x))))))), the second convolution starting at zero."""
 
+    repeated = True
+
     def __init__(self, width_in: int, width: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = ImageNorm(width_in)
@@ -115,6 +117,8 @@ class ResidualBlock(nn.Module):
 
 class Attention(nn.Module):
     """Pixels attend to all pixels and to the caption's tokens; the output starts at zero."""
+
+    repeated = True
 
     def __init__(self, width: int, head_width: int, text_width: int) -> None:
         super().__init__()

@@ -18,6 +18,9 @@ from limner.text.base import TextConfig, TextEncoder
 from limner.types import Conditioning
 
 
+MAX_CLASSES = 1_000_000
+
+
 class Labels(TextConfig):
     """One vector of `width` a class."""
 
@@ -33,7 +36,9 @@ class Labels(TextConfig):
         path = folder / "labels.json"
         try:
             labels = {str(key): int(value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
-        except (OSError, ValueError, AttributeError) as error:
+            if not labels or not all(0 <= value < MAX_CLASSES for value in labels.values()):
+                raise ValueError("no classes, or indices that are none")
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{path}: the class names cannot be read: {error}") from error
         return LabelsEncoder(self, labels)
 
@@ -57,10 +62,10 @@ class LabelsEncoder(TextEncoder):
             return -1
         if plain in self._lowered:
             return self._lowered[plain]
-        if plain.isdecimal() and int(plain) < self.num_classes:
+        if plain.isdecimal() and len(plain) < 10 and int(plain) < self.num_classes:
             return int(plain)
         raise PromptError(
-            f"prompt {prompt[:80]!r} is no class of this model.{nearest(plain, self._lowered)} "
+            f"prompt {prompt[:80]!r} is no class of this model.{nearest(plain[:80], self._lowered)} "
             f"Give a class's name, one of its captions, or an index from 0 to {self.num_classes - 1}."
         )
 

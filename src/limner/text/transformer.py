@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor, nn
 
 from limner.attention import attend, split_heads
-from limner.errors import CheckpointError, ConfigError, PromptError, nearest
+from limner.errors import CheckpointError, ConfigError, PromptError, nearest, shorten
 from limner.text.base import TextConfig, TextEncoder
 from limner.types import Conditioning
 
@@ -55,6 +55,8 @@ class Transformer(TextConfig):
         try:
             tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
             words = json.loads((folder / "words.json").read_text(encoding="utf-8"))
+            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                raise ValueError("words.json is no list of words")
         except Exception as error:  # noqa: BLE001 (the tokenizers library raises bare Exception)
             raise CheckpointError(f"{folder}: the text encoder's tokenizer cannot be read: {error}") from error
         return TransformerEncoder(self, tokenizer, set(words))
@@ -76,15 +78,15 @@ def train_tokenizer(config: Transformer, captions: list[str]) -> Tokenizer:
         tokenizer = Tokenizer(models.WordLevel(unk_token=_UNKNOWN))
         trainer = trainers.WordLevelTrainer(vocab_size=_MAX_WORDS, special_tokens=special, show_progress=False)
     else:
-        tokenizer = Tokenizer(models.BPE(unk_token=_UNKNOWN, end_of_word_suffix="_"))
-        tokenizer.decoder = decoders.BPEDecoder(suffix="_")
-        trainer = trainers.BpeTrainer(
-            vocab_size=config.vocabulary, special_tokens=special, end_of_word_suffix="_", show_progress=False
-        )
+        # Words begin with a sign of their own. The library's end_of_word_suffix would do as well, but it numbers the pieces in the order
+        # of a hash table: other numbers in every process, so that a resumed run or a second rank would read other words.
+        tokenizer = Tokenizer(models.BPE(unk_token=_UNKNOWN))
+        tokenizer.decoder = decoders.Metaspace()
+        trainer = trainers.BpeTrainer(vocab_size=config.vocabulary, special_tokens=special, show_progress=False)
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation(behavior="removed")]
-    )
+    words = [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation(behavior="removed")]
+    marks = [pre_tokenizers.Metaspace()] if config.tokens == "pieces" else []
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words + marks)
     tokenizer.train_from_iterator(sorted(captions), trainer=trainer)
     return tokenizer
 
@@ -159,17 +161,22 @@ class TransformerEncoder(TextEncoder):
             if word in self.words:
                 continue
             pieces = self.tokenizer.encode(word, add_special_tokens=False).tokens
-            hint = nearest(word, self.words)
+            hint = nearest(word[:80], self.words)
             if _UNKNOWN in pieces or self.config.tokens == "words":
                 known = ", ".join(sorted(self.words)[:40])
                 raise PromptError(
-                    f"prompt {prompt[:80]!r}: the word {word!r} was never seen in training.{hint}\n"
+                    f"prompt {prompt[:80]!r}: the word {shorten(word)} was never seen in training.{hint}\n"
                     f"Known words: {known}{', ...' if len(self.words) > 40 else ''}."
                 )
-            warnings.append(f"the word {word!r} was never seen in training; it is spelled {' '.join(pieces)}.{hint}")
+            spelled = " ".join(pieces).replace("▁", "")[:200]
+            warnings.append(f"the word {shorten(word)} was never seen in training; it is spelled {spelled}.{hint}")
         if not _WORD.search(prompt):
             raise PromptError(f"prompt {prompt[:80]!r} has no words. For pictures without a prompt use --guidance 0.")
-        tokens = 1 + len(self.tokenizer.encode(prompt, add_special_tokens=False).ids)
+        encoded = self.tokenizer.encode(prompt, add_special_tokens=False)
+        for token, (start, end) in zip(encoded.tokens, encoded.offsets, strict=True):
+            if token == _UNKNOWN:
+                raise PromptError(f"prompt {prompt[:80]!r}: the sign {shorten(prompt[start:end])} was never seen in training.")
+        tokens = 1 + len(encoded.ids)
         if tokens > self.config.length:
             warnings.append(f"the prompt has {tokens} tokens and the model reads {self.config.length}: the end is cut off.")
         return warnings

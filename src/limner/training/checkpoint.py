@@ -21,6 +21,7 @@ from torch import Tensor
 from limner.errors import CheckpointError
 from limner.files import publish, remove_leftovers
 from limner.model import file_sha256
+from limner.training.sharding import like
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -47,9 +48,20 @@ def save(run: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], stat
         for path in sorted(temporary.iterdir()):
             manifest[path.name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    for old in steps(run)[:-keep]:
+    # Newer ones were passed over (damaged) when the run went on from an older one: counted, they would push out the good.
+    older, newer = ([n for n in steps(run) if (n > step) == later] for later in (False, True))
+    for old in [*older[:-keep], *newer]:
         shutil.rmtree(folder_of(run, old), ignore_errors=True)
     return folder
+
+
+def tidy(run: Path, *, step: int | None = None) -> None:
+    """Delete what killed writes left in a run; with `step`, also the snapshots of a future beyond it that is not gone on with."""
+    for parent in (run, run / "checkpoints", run / "snapshots"):
+        if parent.is_dir():
+            remove_leftovers(parent)
+    for later in {path.parent for number, _, path in snapshots(run) if step is not None and number > step}:
+        shutil.rmtree(later, ignore_errors=True)
 
 
 def steps(run: Path) -> list[int]:
@@ -61,10 +73,13 @@ def steps(run: Path) -> list[int]:
 def verify(folder: Path) -> None:
     """Raise CheckpointError naming the first file that is missing, or whose size or SHA-256 is not the manifest's."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        text = (folder / "manifest.json").read_text(encoding="utf-8")
+        manifest = json.loads(text)
         entries = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{folder}: its manifest.json cannot be read.") from error
+    if text != json.dumps(manifest, indent=1):
+        raise CheckpointError(f"{folder}: damaged: its manifest.json is not as it was written.")
     if "state.json" not in entries:
         raise CheckpointError(f"{folder}: its manifest.json names no state.json.")
     for name, (size, digest) in entries.items():
@@ -73,6 +88,9 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{path}: missing.")
         if path.stat().st_size != size or file_sha256(path) != digest:
             raise CheckpointError(f"{path}: damaged: size or SHA-256 is not what its manifest says.")
+    for path in sorted(folder.iterdir()):
+        if path.name != "manifest.json" and path.name not in entries:
+            raise CheckpointError(f"{path}: its manifest does not know this file.")
 
 
 def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -91,15 +109,13 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
 
 def latest(run: Path) -> tuple[Path | None, list[str]]:
     """Return the newest whole checkpoint of a run (None when there is none), and notices about damaged ones passed over."""
-    if (run / "checkpoints").is_dir():
-        remove_leftovers(run / "checkpoints")
     notices = []
     for step in reversed(steps(run)):
         try:
             verify(folder_of(run, step))
             return folder_of(run, step), notices
         except CheckpointError as error:
-            notices.append(f"{error} Using the checkpoint before it.")
+            notices.append(f"{error} Using the checkpoint before it, if there is one.")
     return None, notices
 
 
@@ -110,12 +126,17 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dic
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], names: list[str]) -> None:
-    """Put back what `optimizer_tensors` gave."""
+    """Put back what `optimizer_tensors` gave, each moment laid out in memory as its parameter is.
+
+    Fused AdamW walks through memory and never looks at strides: beside a channels-last parameter, plain moments are taken for
+    other weights', without an error.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     index = {name: i for i, name in enumerate(names)}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for name, value in tensors.items():
         parameter, _, key = name.rpartition("|")
-        state.setdefault(index[parameter], {})[key] = value
+        state.setdefault(index[parameter], {})[key] = like(parameters[index[parameter]], value)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def train(name: str, overrides: list[str], *, out: Path | None, resume: bool, ca
     Raises: ConfigError when the folder is taken, or the run to resume has another recipe.
     """
     _ranks_from_slurm()
+    _processes_from_accelerate()
     if (Path(name) / "config.yaml").is_file() and out is None:
         out = Path(name)
         if not resume:
@@ -151,6 +153,29 @@ def _ranks_from_slurm() -> None:
         from limner.cluster import rendezvous
 
         os.environ.update(rendezvous.environment(os.environ))
+
+
+def _processes_from_accelerate() -> None:
+    """Start the processes that `accelerate launch --num_processes N` was asked for, where it starts only one.
+
+    Without a GPU accelerate's launcher runs a single process whatever N is; then this process becomes torch's launcher of N.
+    """
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ or "WORLD_SIZE" in os.environ:
+        return
+    import psutil
+
+    words = psutil.Process().parent().cmdline() if psutil.Process().parent() else []
+    wanted = [b for a, b in pairwise([*words, ""]) if a in ("--num_processes", "--num-processes")]
+    wanted += [word.partition("=")[2] for word in words if word.startswith(("--num_processes=", "--num-processes="))]
+    if any("accelerate" in word for word in words) and wanted and wanted[-1].isdecimal() and int(wanted[-1]) > 1:
+        launch(int(wanted[-1]))
+
+
+def launch(processes: int) -> None:
+    """Become torch's launcher of so many processes of this same command on this machine; does not return."""
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // processes))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    os.execve(sys.executable, [*command, "-m", "limner", *sys.argv[1:]], os.environ | {"OMP_NUM_THREADS": threads})
 
 
 def train_judge(name: str, overrides: list[str], *, out: Path | None, cache: Path) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limner.training.sharding import put
+
 
 def gamma_of(sigma_rel: float) -> float:
     """Return the exponent gamma >= -1/2 or so of a relative width: the positive root of Karras et al. 2024, Eq. 126.
@@ -47,6 +49,12 @@ class PowerEMA:
         weight = 1.0 - (1.0 - 1.0 / step) ** (self.gamma + 1)
         torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in parameters], weight)
 
+    @property
+    def name(self) -> str:
+        """The stem of its files, such as `ema-0.05`; every width has its own, and it reads back as exactly that width."""
+        short = f"{self.sigma_rel:.2f}"
+        return f"ema-{short if float(short) == self.sigma_rel else repr(self.sigma_rel)}"
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return name -> average."""
         return self.average
@@ -54,7 +62,7 @@ class PowerEMA:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state_dict` gave."""
         for name, value in self.average.items():
-            value.copy_(state[name])
+            put(value, state[name])
 
 
 def inner_product(step_a: float, gamma_a: float, step_b: float, gamma_b: float) -> float:
@@ -73,12 +81,16 @@ def posthoc_weights(snapshots: list[tuple[int, float]], step: int, sigma_rel: fl
     Arguments:
         snapshots: (step, sigma_rel) of each stored average.
     Least squares over profiles. Source: Karras et al. 2024, Algorithm 3.
+    Differs: the weights sum to one exactly (a Lagrange multiplier). Without that, few snapshots shrink the network: by 12 % with
+    two of each width and 0.15 wanted.
     """
     ends = [(float(s), gamma_of(width)) for s, width in snapshots]
     wanted = (float(step), gamma_of(sigma_rel))
     gram = np.array([[inner_product(*a, *b) for b in ends] for a in ends])
     right = np.array([inner_product(*a, *wanted) for a in ends])
-    return np.linalg.lstsq(gram, right, rcond=1e-12)[0]
+    n = len(ends)
+    system = np.block([[gram, np.ones((n, 1))], [np.ones((1, n)), np.zeros((1, 1))]])
+    return np.linalg.lstsq(system, np.append(right, 1.0), rcond=1e-12)[0][:n]
 
 
 def mix(states: list[Mapping[str, Tensor]], weights: np.ndarray) -> dict[str, Tensor]:

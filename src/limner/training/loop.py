@@ -9,6 +9,8 @@ averages follow, and whoever asked for a stop (a signal, the budget, a non-finit
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import math
 import time
@@ -28,7 +30,8 @@ from limner.errors import CheckpointError, ConfigError, NumericalError
 from limner.files import write_text
 from limner.model import Model, ModelConfig, assemble, autocast, probe_precision
 from limner.recipe import Recipe, Train, to_yaml
-from limner.training import checkpoint
+from limner.samplers import get_sampler
+from limner.training import checkpoint, sharding
 from limner.training.devices import StopFlag, accelerator, agree, average, catching_signals
 from limner.training.ema import PowerEMA
 from limner.training.objective import Learner
@@ -124,6 +127,7 @@ class Session:
                 f"train.batch: {recipe.train.batch} images do not divide among {self.world} processes x {recipe.train.accumulate} "
                 f"accumulation = {portion} portions. Choose a multiple of {portion}."
             )
+        get_sampler(recipe.sample.sampler)  # of the previews: refused now, not at the first one
         with self.accelerator.main_process_first():
             self.store = recipe.data.open(cache)
         torch.manual_seed(recipe.train.seed)
@@ -137,7 +141,13 @@ class Session:
     def _prepare(self, resume: bool) -> None:
         """Make the learner, the optimizer and the averages, and put a checkpoint back into them."""
         train = self.recipe.train
+        self.window = Window()
+        if resume and self.accelerator.is_main_process:
+            checkpoint.tidy(self.run)
+        self.accelerator.wait_for_everyone()
         found, notices = checkpoint.latest(self.run) if resume else (None, [])
+        if notices and not found:
+            raise CheckpointError("\n".join([*notices[:4], f"No whole checkpoint is left in {self.run}; start anew with another --out."]))
         self.notices += notices
         tensors, state = checkpoint.load(found) if found else ({}, {})
         self.precision = state.get("precision") or self._precision()
@@ -150,8 +160,15 @@ class Session:
         )
         self.learner.train()
         if tensors:
-            self.learner.load_state_dict(tensors["learner"], strict=False)
+            self._put_weights(tensors, str(found))
         self.learner.to(self.accelerator.device)
+        if train.compile:
+            for part in sharding.units(self.learner.network):  # by block: one graph, compiled once
+                part.compile()
+        self.shadow = self._shadow()
+        self.sharded = train.shard and self.world > 1
+        if self.sharded:
+            sharding.shard(self.learner, self.accelerator.device, self.world)
         self.named = {name: p for name, p in self.learner.named_parameters() if p.requires_grad}
         self.parameters = list(self.named.values())
         self.optimizer = self._optimizer()
@@ -159,13 +176,21 @@ class Session:
         if tensors:
             checkpoint.load_optimizer(self.optimizer, tensors["optimizer"], list(self.named))
             for ema in self.averages:
-                ema.load_state_dict(tensors[f"ema-{ema.sigma_rel:.2f}"])
+                ema.load_state_dict(tensors[ema.name])
             self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
+            self.window = Window.of(state.get("window"))
             self.notices.append(f"going on from step {self.step} ({self.images} images), {found}")
-        if train.compile:
-            self.learner.network.compile()
-        self.wrapped = self.accelerator.prepare_model(self.learner) if self.world > 1 else self.learner
-        self.shadow = self._shadow()
+        self.wrapped = self.accelerator.prepare_model(self.learner) if self.world > 1 and not self.sharded else self.learner
+
+    def _put_weights(self, tensors: dict[str, dict[str, Tensor]], found: str) -> None:
+        """Put a checkpoint's weights into the learner; raise CheckpointError when they are of another recipe."""
+        shapes = {name: tuple(p.shape) for name, p in self.learner.named_parameters() if p.requires_grad}
+        files = ["learner", "optimizer", *(PowerEMA({}, width).name for width in self.recipe.train.ema)]
+        missing = [name for name in files if name not in tensors]
+        if missing or {name: tuple(value.shape) for name, value in tensors["learner"].items()} != shapes:
+            what = f"has no {missing[0]}" if missing else "has weights of other names or shapes"
+            raise CheckpointError(f"{found}: {what}: it is of another recipe. Go on with the run's own, or choose another --out.")
+        self.learner.load_state_dict(tensors["learner"], strict=False)
 
     def _precision(self) -> str:
         """Return fp32 or bf16, timed on the main process and the same on all."""
@@ -199,14 +224,20 @@ class Session:
     def steps(self, flag: StopFlag) -> Iterator[StepLog]:
         """Yield a StepLog after every step, to the budget's end or a stop."""
         main, train = self.accelerator.is_main_process, self.recipe.train
+        metrics = Metrics(self.run / "metrics.jsonl", self.accelerator, train.trackers, after_step=self.step)
         if main:
+            checkpoint.tidy(self.run, step=self.step)
             write_text(self.run / "config.yaml", to_yaml(self.recipe))
             write_text(self.run / "env.json", json.dumps(environment() | {"precision": self.precision}, indent=1))
-        metrics = Metrics(self.run / "metrics.jsonl", self.accelerator, train.trackers, after_step=self.step)
-        window = Window()
         last = time.perf_counter()
         saved_at, saved_images, seconds_done = self.seconds, self.images, self.seconds
         budget = self._budget(seconds_done)
+        if budget >= 1:  # killed between the last checkpoint and the model
+            self._save_model()
+            if main:
+                self._finish()
+            metrics.close()
+            yield StepLog(self.step, self.images, self.seconds, 1.0, notices=self._take_notices(), finished=True)
         while budget < 1:
             ids, bins, norm = self._train_step(budget)
             now = time.perf_counter()
@@ -219,12 +250,12 @@ class Session:
                 raise NumericalError(self._not_finite(loss, norm, ids))
             self._apply(budget)
             before, budget = budget, self._budget(self.seconds)
-            window.add(bins, norm, train.batch)
+            self.window.add(bins, norm, train.batch)
             numbers: dict[str, Any] = {}
             finished = budget >= 1
-            if finished or stop or self.images // train.log_images > (self.images - train.batch) // train.log_images:
-                numbers = self._numbers(window, before, budget)
-                window = Window()
+            if finished or self.images // train.log_images > (self.images - train.batch) // train.log_images:
+                numbers = self._numbers(self.window, before, budget)
+                self.window = Window()
             self._milestones(before, budget, numbers)
             if numbers:
                 metrics.write(numbers)
@@ -271,13 +302,13 @@ class Session:
             bins[0].index_add_(0, index, losses.detach().double().cpu())
             bins[1].index_add_(0, index, torch.ones(len(index), dtype=torch.float64))
         average(bins)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, train.clip))
+        norm = sharding.number(torch.nn.utils.clip_grad_norm_(self.parameters, train.clip))
         return ids, bins, norm
 
     def _maybe_no_sync(self, synced: bool) -> Any:
-        import contextlib
-
-        return contextlib.nullcontext() if synced or self.world == 1 else self.wrapped.no_sync()
+        if self.sharded:
+            self.learner.set_requires_gradient_sync(synced)  # type: ignore[operator]
+        return contextlib.nullcontext() if synced or self.world == 1 or self.sharded else self.wrapped.no_sync()
 
     def _apply(self, budget: float) -> None:
         """Take the optimizer's step and let the averages follow."""
@@ -330,26 +361,30 @@ class Session:
         snapshots = {(k + 1) / train.snapshots for k in range(train.snapshots)}
         look = any(before < share <= budget for share in previews)
         keep = any(before < share <= budget for share in snapshots)
-        if not (look or keep) or not self.accelerator.is_main_process:
+        if not (look or keep):
+            return
+        averages = self._whole_averages()  # all processes
+        if not self.accelerator.is_main_process:
             return
         if keep:
-            tensors = {f"ema-{ema.sigma_rel:.2f}": ema.state_dict() for ema in self.averages}
-            checkpoint.save_snapshot(self.run, self.step, tensors)
+            checkpoint.save_snapshot(self.run, self.step, averages)
         if look:
-            shadow = self._averaged()
+            shadow = self._averaged(averages)
             numbers.setdefault("step", self.step)
             numbers.setdefault("images", self.images)
             numbers |= self._heldout(shadow)
             write_preview(shadow, self.recipe.sample, self.store, self.run / "samples" / f"step-{self.step:08d}.png")
 
-    def _averaged(self) -> Model:
+    def _whole_averages(self) -> dict[str, dict[str, Tensor]]:
+        """Return file stem -> name -> whole tensor of the averages; all processes call it together."""
+        return {ema.name: sharding.gather(ema.state_dict()) for ema in self.averages}
+
+    def _averaged(self, averages: dict[str, dict[str, Tensor]]) -> Model:
         """Return a model with the averaged weights of width `train.model_ema`."""
-        ema = next(ema for ema in self.averages if ema.sigma_rel == self.recipe.train.model_ema)
-        frozen = {k: v for k, v in self.learner.state_dict().items() if k not in ema.average}
-        self.shadow.load_state_dict(frozen | ema.state_dict())
-        return Model(
-            model_config(self.recipe, self.store) , self.shadow.text, self.shadow.network, precision=self.precision
-        )
+        average = averages[PowerEMA({}, self.recipe.train.model_ema).name]
+        self.shadow.load_state_dict(self.shadow.state_dict() | average)
+        config = model_config(self.recipe, self.store)
+        return Model(config, self.shadow.text, self.shadow.network, precision=self.precision)
 
     def _heldout(self, model: Model) -> dict[str, Any]:
         """Return the loss of v on fixed (image, noise, time) triples that training never sees, whole and by time."""
@@ -364,20 +399,36 @@ class Session:
         device = self.accelerator.device
         with autocast(device, self.precision):
             losses = self.shadow.heldout(x0.to(device), eps.to(device), t.to(device), captions).cpu()
-        bins = [float(part.mean()) for part in losses.tensor_split(NUM_BINS)]
+        bins = [float(part.mean()) if len(part) else None for part in losses.tensor_split(NUM_BINS)]
         return {"heldout_loss": float(losses.mean()), "heldout_bins": bins}
 
     def _save(self) -> None:
+        """Publish a checkpoint and the model folder: all processes gather, the main one writes."""
+        averages = self._whole_averages()
+        learner = sharding.gather(self.named)
+        optimizer = sharding.gather(checkpoint.optimizer_tensors(self.optimizer, list(self.named)))
         if self.accelerator.is_main_process:
-            state = {"step": self.step, "images": self.images, "seconds": self.seconds, "precision": self.precision}
-            tensors = {f"ema-{ema.sigma_rel:.2f}": ema.state_dict() for ema in self.averages}
-            tensors["learner"] = {k: v for k, v in self.learner.state_dict().items() if k in self.named}
-            tensors["optimizer"] = checkpoint.optimizer_tensors(self.optimizer, list(self.named))
+            state = {
+                "step": self.step,
+                "images": self.images,
+                "seconds": self.seconds,
+                "precision": self.precision,
+                "window": self.window.state(),
+            }
+            tensors = averages | {"learner": learner, "optimizer": optimizer}
             checkpoint.save(self.run, self.step, tensors, state, keep=self.recipe.train.keep)
-            self._averaged_with_provenance().save(self.run / "model")
+            self._write_model(averages)
 
-    def _averaged_with_provenance(self) -> Model:
-        model = self._averaged()
+    def _save_model(self) -> None:
+        """Publish the model folder alone: all processes gather, the main one writes."""
+        averages = self._whole_averages()
+        if self.accelerator.is_main_process:
+            self._write_model(averages)
+
+    def _write_model(self, averages: dict[str, dict[str, Tensor]]) -> None:
+        self._with_provenance(self._averaged(averages)).save(self.run / "model")
+
+    def _with_provenance(self, model: Model) -> Model:
         train = self.recipe.train
         facts = {
             "recipe": self.recipe.name,
@@ -414,6 +465,26 @@ class Window:
         self.steps += 1
         self.images += images
 
+    def state(self) -> dict[str, Any]:
+        """Return the sums as JSON, for a checkpoint between two lines."""
+        return {
+            "bins": self.bins.tolist(),
+            "norm": self.norm,
+            "steps": self.steps,
+            "images": self.images,
+            "seconds": time.perf_counter() - self.start,
+        }
+
+    @staticmethod
+    def of(state: dict[str, Any] | None) -> Window:
+        """Return the window that `state` described."""
+        window = Window()
+        if state:
+            window.bins = torch.tensor(state["bins"], dtype=torch.float64)
+            window.norm, window.steps, window.images = state["norm"], state["steps"], state["images"]
+            window.start -= state["seconds"]
+        return window
+
     def numbers(self) -> dict[str, Any]:
         """Return loss, loss by time, gradient norm and speed since the last line."""
         sums, counts = self.bins
@@ -449,7 +520,5 @@ def model_config(recipe: Recipe, store: Store) -> ModelConfig:
 def build_model(recipe: Recipe, store: Store, *, text: Any = None) -> Model:
     """Return the untrained model of a recipe; with `text`, a fresh text encoder that shares that one's tokenizer."""
     config = model_config(recipe, store)
-    import copy
-
     encoder = copy.deepcopy(text) if text is not None else recipe.text.build(store.all_captions(), config.labels)
     return assemble(config, encoder)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from limner.errors import ConfigError, MissingError
+from limner.errors import ConfigError, MissingError, nearest
 from limner.files import write_text
 
 
@@ -32,10 +32,11 @@ class Metrics:
         self.main = accelerator.is_main_process
         if not self.main:
             return
+        logs_with = _trackers(trackers, path.parent)  # refuses unknown ones before anything is written
         kept = [line for line in read_metrics(path) if line["step"] <= after_step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        if trackers:
-            accelerator.log_with = _trackers(trackers, path.parent)
+        if logs_with:
+            accelerator.log_with = logs_with
             accelerator.init_trackers("limner")
 
     def write(self, numbers: dict[str, Any]) -> None:
@@ -63,7 +64,10 @@ def _trackers(names: tuple[str, ...], run: Path) -> list[Any]:
     result: list[Any] = []
     for name in names:
         if name not in LOGGER_TYPE_TO_CLASS:
-            raise ConfigError(f"train.trackers: {name!r} is unknown. Allowed: {', '.join(LOGGER_TYPE_TO_CLASS)}.")
+            raise ConfigError(
+                f"train.trackers: {name!r} is unknown.{nearest(name, LOGGER_TYPE_TO_CLASS)} Allowed: {', '.join(LOGGER_TYPE_TO_CLASS)}."
+            )
+    for name in names:
         if name == "tensorboard":
             if is_tensorboard_available():
                 result.append(TensorBoardTracker(run.name, logging_dir=str(run / "tensorboard")))
