@@ -168,13 +168,18 @@ def test_a_file_that_cannot_run_is_told_in_one_line(content: str, named: str, tm
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no file .*missing.py"):
+    with pytest.raises(ConfigError, match=r"there is no file .*missing\.py"):
         load_own(f"{tmp_path}/missing.py:Thing")
 
 
 # ---------------------------------------------------------------------------------------------------- overrides
 
-TREE = {"name": "x", "train": {"lr": 0.1, "images": 5}, "network": {"kind": "unet", "widths": [8, 16], "patch": 2}, "text": "labels"}
+TREE = {
+    "name": "x",
+    "train": {"lr": 0.1, "images": 5},
+    "network": {"kind": "unet", "widths": [8, 16], "patch": 2},
+    "text": "labels",
+}
 
 
 @pytest.mark.parametrize(
@@ -265,9 +270,7 @@ def test_yaml_goes_around_in_order(tmp_path: Path) -> None:
     assert read_yaml(path) == tree and list(read_yaml(path)) == ["b", "a"]
 
 
-BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
-)
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
 MAPPING_BOMB = "a0: &a0 {x: 1, y: 1}\n" + "".join(
     f"a{i}: &a{i} {{{', '.join(f'k{j}: *a{i - 1}' for j in range(9))}}}\n" for i in range(1, 12)
 )

@@ -55,7 +55,9 @@ def test_initial_noise_belongs_to_the_seed_bit_by_bit(batch: int) -> None:
     assert torch.equal(whole[1], whole[3]) and not torch.equal(whole[0], whole[1]) and not torch.equal(whole, later)
 
 
-@pytest.mark.parametrize("changes", [{"sampler": "ab2"}, {"sampler": "heun"}, {"guidance": 1.0}, {"guidance": 0.0}, *STOCHASTIC], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"sampler": "ab2"}, {"sampler": "heun"}, {"guidance": 1.0}, {"guidance": 0.0}, *STOCHASTIC], ids=str
+)
 def test_an_image_is_the_same_in_any_batch(changes: dict[str, Any], model: Any) -> None:
     sampling = changed(model.config.sample, {"steps": 3} | changes)
     whole = latents(model, sampling, 8)
@@ -109,7 +111,9 @@ def test_the_prompt_and_the_negative_prompt_both_matter_under_guidance(model: An
         (["7"], {"batch_size": 0}, ConfigError, "batch size 0"),
     ],
 )
-def test_a_request_that_cannot_be_met_is_refused(prompts: list[str], changes: dict[str, Any], error: Any, named: str, model: Any) -> None:
+def test_a_request_that_cannot_be_met_is_refused(
+    prompts: list[str], changes: dict[str, Any], error: Any, named: str, model: Any
+) -> None:
     with pytest.raises(error, match=named):
         check_request(model, prompts, **({"num": 1, "seed": 0, "batch_size": 1} | changes))
 
@@ -142,7 +146,7 @@ def test_a_change_of_the_sampling_that_means_nothing_is_refused(changes: dict[st
 
 def test_the_pixel_range_is_whole_from_a_stored_image_to_a_file(model: Any, make_recipe: Any, cache: Path, tmp_path: Path) -> None:
     """Black stays 0 and white 255 through store, codec, a sampler over a denoiser that knows the answer, and PNG."""
-    images = np.asarray(make_recipe().data.open(cache).images[:8])
+    images = np.array(make_recipe().data.open(cache).images[:8])
     assert images.min() == 0 and images.max() == 255
     x0 = model.codec.encode(torch.from_numpy(images))
 
@@ -211,7 +215,12 @@ def test_an_image_can_be_made_again_from_its_facts(written: Path, model: Any) ->
     known = read_facts(written / "00004.png")
     assert known
     again = model.generate(
-        known["prompt"], seed=known["seed"], steps=known["steps"], guidance=known["guidance"], sampler=known["sampler"], negative="8"
+        known["prompt"],
+        seed=known["seed"],
+        steps=known["steps"],
+        guidance=known["guidance"],
+        sampler=known["sampler"],
+        negative="8",
     )[0]
     assert np.abs(np.asarray(again, int) - np.asarray(Image.open(written / "00004.png"), int)).max() <= 1
 

@@ -104,6 +104,17 @@ def plan(
 
 
 @app.command()
+def cache(
+    recipe: str = typer.Argument(help="A recipe's name or FILE.yaml."), overrides: Overrides = None, cache: Cache = Path("cache")
+) -> None:
+    """Decode a recipe's images into the cache now, so that training starts at once (and on nodes that see only the cache)."""
+    from limner.recipe import find
+
+    store = find(recipe, overrides or []).data.open(cache)
+    typer.echo(f"{len(store.images)} images of {'x'.join(map(str, store.images.shape[1:]))} in {cache}; {len(store.bad)} bad files")
+
+
+@app.command()
 def sample(
     run: Path = typer.Argument(help="A run or model folder."),
     prompt: Annotated[list[str] | None, typer.Argument(help="Prompts in quotes.")] = None,
@@ -196,10 +207,12 @@ def evaluate(
     """Adherence to the prompts, distances to real images, floors and memorisation -> RUN/evals/*.json and RUN/report.html."""
     import sys
 
+    from limner.allocator import keep_freed_memory
     from limner.errors import EvaluationError
     from limner.evaluation import run as judging
     from limner.evaluation.summary import summary
 
+    keep_freed_memory()
     command = "limner " + " ".join(sys.argv[1:])
     if images or references:
         if run or not (images and references):
@@ -264,6 +277,26 @@ def sweep(
     result = sweeping(run, values, num=num, seed=seed, name=name, cache=cache, batch_size=batch_size, command=command, progress=_progress())
     typer.echo(swept(result))
     typer.echo(f"picture: {run / 'evals' / (name + '-sweep.png')}")
+
+
+@app.command()
+def distill(
+    run: Path = typer.Argument(help="The teacher: a finished run."),
+    steps: int = typer.Option(2, "--steps", help="Network evaluations of the student: 1, 2 or 4."),
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Budget in seconds; default the teacher's own.")] = None,
+    images: Annotated[int | None, typer.Option("--images", help="Budget in images (reproducible).")] = None,
+    guidance: Guidance = None,
+    seed: int = typer.Option(0, "--seed", help="Of the distillation."),
+    out: Annotated[Path | None, typer.Option("--out", help="The student's run folder; default RUN-distilled-STEPS.")] = None,
+) -> None:
+    """Train a student that needs 1, 2 or 4 network evaluations from a trained teacher, guidance folded in."""
+    from limner.distill import distill_command
+
+    folder = out or run.with_name(f"{run.name}-distilled-{steps}")
+    done = distill_command(
+        run, steps=steps, seconds=seconds, images=images, guidance=guidance, out=folder, seed=seed, say=lambda w: typer.echo(w, err=True)
+    )
+    typer.echo(str(done))
 
 
 @app.command(name="fit-grid")

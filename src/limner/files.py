@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 
 from limner.errors import CheckpointError
 
-
 _LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)$")
 
 

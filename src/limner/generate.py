@@ -131,8 +131,8 @@ def generate(
     """
     if len(prompts) != len(seeds):
         raise ConfigError(f"{len(prompts)} prompts for {len(seeds)} seeds; give one seed an image.")
-    for start in range(0, len(prompts), batch_size):
-        rows = slice(start, start + batch_size)
+    for row in range(0, len(prompts), batch_size):
+        rows = slice(row, row + batch_size)
         step = None
         first = beginning(rows) if beginning else None
         for step in trajectory(model, prompts[rows], seeds[rows], sampling, negative=negative, beginning=first):  # noqa: B007

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from limner.allocator import keep_freed_memory
 from limner.data.decoding import MAX_PIXELS
 from limner.errors import CheckpointError, ConfigError, MissingError, PromptError
 from limner.files import write_text
@@ -122,6 +123,7 @@ def run(request: Request, *, say: Callable[[str], None]) -> None:
     """
     if request.precision not in ("auto", "fp32", "bf16"):
         raise ConfigError(f"--precision {request.precision!r}: auto, fp32 or bf16.")
+    keep_freed_memory()
     model = load(request.run, precision=request.precision, allow=request.allow)
     if torch.cuda.is_available():
         model.to("cuda")

@@ -34,7 +34,7 @@ ALL = list(verbs())
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
 def test_every_verb_has_help(words: tuple[str, ...], limner: Any) -> None:
     done = limner(*words, "--help")
-    assert done.code == 0 and "Usage: limner" in done.out and done.err == ""
+    assert done.code == 0 and "usage: limner " in done.out.lower() + " " and done.err == ""
 
 
 @pytest.mark.parametrize("words", [words for words in ALL if words], ids=" ".join)
@@ -75,7 +75,9 @@ def test_recipes_lists_each_with_time_and_hardware(limner: Any) -> None:
     assert done.code == 0 and "digits\n" in done.out and "2 cores" in done.out
 
 
-def test_a_dry_run_shows_the_resolved_recipe_and_writes_nothing(limner: Any, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_shows_the_resolved_recipe_and_writes_nothing(
+    limner: Any, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     done = limner("train", recipe_file, "train.lr=2e-3", "--dry-run", "--out", tmp_path / "out")
     assert done.code == 0
@@ -112,7 +114,9 @@ def test_an_image_of_a_batch_equals_the_single_run_with_its_seed(limner: Any, tr
 
 
 def test_the_guidance_convention_of_others_is_translated(limner: Any, trained: Path, tmp_path: Path) -> None:
-    done = limner("sample", trained, "3", "--steps", 1, "--guidance", 1, "--guidance-convention", "plus-one", "--out", tmp_path / "out")
+    done = limner(
+        "sample", trained, "3", "--steps", 1, "--guidance", 1, "--guidance-convention", "plus-one", "--out", tmp_path / "out"
+    )
     assert done.code == 0 and json.loads((tmp_path / "out" / "images.jsonl").read_text())["guidance"] == 2.0
 
 
@@ -132,7 +136,9 @@ def test_another_ema_width_and_the_raw_weights_can_be_sampled(limner: Any, train
     assert snapshot(trained) == before
 
 
-def test_a_run_is_trained_told_about_and_named_in_the_end(limner: Any, recipe_file: Path, cache: Path, tmp_path: Path, trained: Path) -> None:
+def test_a_run_is_trained_told_about_and_named_in_the_end(
+    limner: Any, recipe_file: Path, cache: Path, tmp_path: Path, trained: Path
+) -> None:
     run = tmp_path / "run"
     done = limner("train", recipe_file, "--out", run, "--cache", cache)
     assert done.code == 0 and done.out == ""
@@ -140,7 +146,9 @@ def test_a_run_is_trained_told_about_and_named_in_the_end(limner: Any, recipe_fi
     assert (run / "model" / "weights.safetensors").read_bytes() == (trained / "model" / "weights.safetensors").read_bytes()
 
 
-def test_the_default_folder_is_taken_once(limner: Any, recipe_file: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_folder_is_taken_once(
+    limner: Any, recipe_file: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         assert limner("train", recipe_file, "--cache", cache, "train.images=16", "train.previews=0").code == 0

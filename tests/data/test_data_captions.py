@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from limner.data import SOURCES
 from limner.data.captions import class_values, fields_of, parse_template, render, spoken
 from limner.errors import ConfigError, DataError
@@ -35,14 +36,25 @@ def test_a_caption_of_two_classes_asks_for_none(cache: Path) -> None:
     assert store.label_of_prompt("a digit") is None and store.label_of_prompt("digit 3") == 3
 
 
-@pytest.mark.parametrize(("name", "words"), [("7", "seven"), ("19", "nineteen"), ("20", "twenty"), ("42", "forty-two"),
-                                             ("golden_retriever", "golden retriever"), ("Cat", "cat"), ("123", "123")])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("7", "seven"),
+        ("19", "nineteen"),
+        ("20", "twenty"),
+        ("42", "forty-two"),
+        ("golden_retriever", "golden retriever"),
+        ("Cat", "cat"),
+        ("123", "123"),
+    ],
+)
 def test_class_names_are_spoken(name: str, words: str) -> None:
     assert spoken(name) == words
 
 
 @pytest.mark.parametrize(
-    "template", ["", "  ", "a {class", "a class}", "{}", "{0}", "{class.upper}", "{class[0]}", "{class!r}", "{class:>9}", "{a-b}"]
+    "template",
+    ["", "  ", "a {class", "a class}", "{}", "{0}", "{class.upper}", "{class[0]}", "{class!r}", "{class:>9}", "{a-b}"],
 )
 def test_what_is_no_plain_template_is_refused_by_name(template: str) -> None:
     with pytest.raises(ConfigError, match="captions"):

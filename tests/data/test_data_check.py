@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import class_folder, encoded
+from PIL import Image
+
 from limner.data import SOURCES, Folder
 from limner.data.check import check
 from limner.data.command import check_text, find_source
 from limner.errors import ConfigError
-from PIL import Image
-from pictures import class_folder, encoded
 
 
 def test_findings_are_counted(tmp_path: Path, cache: Path) -> None:
@@ -49,7 +50,7 @@ def test_a_source_is_a_recipe_a_kind_a_folder_or_a_table(tmp_path: Path, cache: 
         find_source(str(tmp_path / "r.yaml"), [])
 
 
-OWN = '''
+OWN = """
 from typing import Literal
 import numpy as np
 from limner.data import Example, Source
@@ -61,7 +62,7 @@ class Rings(Source):
     def examples(self):
         for i in range(self.num):
             yield Example(np.full((28, 28), i, np.uint8), f"ring {i}", texts=(f"a ring {i}",))
-'''
+"""
 
 
 def test_a_source_of_ones_own_is_one_class_in_one_file(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +74,8 @@ def test_a_source_of_ones_own_is_one_class_in_one_file(tmp_path: Path, cache: Pa
 
 
 def test_opening_data_imports_no_heavy_library() -> None:
-    code = "import sys, limner.data; print([m for m in ('torch', 'scipy', 'pyarrow', 'datasets', 'mlxtend') if m in sys.modules])"
+    heavy = ("torch", "scipy", "pyarrow", "datasets", "mlxtend")
+    code = f"import sys, limner.data; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

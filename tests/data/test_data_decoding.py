@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from limner.data.decoding import UnreadableError, decode, to_shape
-from PIL import Image
 from pictures import encoded, little_memory
+from PIL import Image
+
+from limner.data.decoding import UnreadableError, decode, to_shape
 
 
 def saved(image: Image.Image, form: str = "PNG", **more: object) -> bytes:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import class_folder, encoded
+
 from limner.data import SOURCES, BadFilesError, Store
 from limner.errors import DataError
-from pictures import class_folder, encoded
 
 
 def open_folder(root: Path, cache: Path, **more: object) -> Store:
@@ -79,11 +80,16 @@ def test_fifty_bad_files_in_ten_ways_are_listed_exactly(tmp_path: Path, cache: P
 def test_one_bad_in_a_hundred_is_left_out(tmp_path: Path, cache: Path) -> None:
     root = class_folder(tmp_path / "p", 99)
     (root / "class0" / "bad.png").write_bytes(b"?")
-    assert [tuple(bad)[0] for bad in open_folder(root, cache).bad] == ["class0/bad.png"]
+    assert [bad.path for bad in open_folder(root, cache).bad] == ["class0/bad.png"]
 
 
 def test_class_folders_are_classes_and_train_and_test_above_them_are_splits(tmp_path: Path, cache: Path) -> None:
-    put(tmp_path / "p", *(f"train/{c}/{i}.png" for c in ("ant_lion", "Bee") for i in range(10)), "test/Bee/1.png", "test/ant_lion/2.png")
+    put(
+        tmp_path / "p",
+        *(f"train/{c}/{i}.png" for c in ("ant_lion", "Bee") for i in range(10)),
+        "test/Bee/1.png",
+        "test/ant_lion/2.png",
+    )
     store = open_folder(tmp_path / "p", cache)
     assert store.class_names == ("Bee", "ant_lion")
     assert [store.names[i] for i in store.split("test")] == ["test/Bee/1.png", "test/ant_lion/2.png"]
@@ -154,7 +160,7 @@ def test_wrong_metadata_are_one_clear_error(tmp_path: Path, cache: Path, rows: l
 def test_metadata_that_are_not_json_name_the_line(tmp_path: Path, cache: Path) -> None:
     put(tmp_path / "p", "a.png")
     (tmp_path / "p" / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "x"}\n{oops\n')
-    with pytest.raises(DataError, match="metadata.jsonl, line 2: not JSON"):
+    with pytest.raises(DataError, match=r"metadata\.jsonl, line 2: not JSON"):
         open_folder(tmp_path / "p", cache)
     (tmp_path / "p" / "metadata.jsonl").write_bytes(b"\xff\xfe{")
     with pytest.raises(DataError, match="not text in UTF-8"):
@@ -174,13 +180,13 @@ def test_captions_missing_is_a_clear_error_unless_templates_say_it_all(tmp_path:
 
 def test_wrong_folders_are_clear_errors(tmp_path: Path, cache: Path) -> None:
     put(tmp_path / "pictures", "a/a.png")
-    with pytest.raises(DataError, match="no such folder. Did you mean 'pictures'"):
+    with pytest.raises(DataError, match=r"no such folder\. Did you mean 'pictures'"):
         open_folder(tmp_path / "picture", cache)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="not one image"):
         open_folder(tmp_path / "empty", cache)
     put(tmp_path / "mixed", "a/a.png", "stray.png")
-    with pytest.raises(BadFilesError, match="stray.png: not in the folder of a class"):
+    with pytest.raises(BadFilesError, match=r"stray\.png: not in the folder of a class"):
         open_folder(tmp_path / "mixed", cache)
     (tmp_path / "allbad" / "a").mkdir(parents=True)
     (tmp_path / "allbad" / "a" / "x.jpg").write_bytes(b"x")

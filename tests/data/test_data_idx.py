@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import little_memory
+
 from limner.data import SOURCES, Store
 from limner.data.idx import FASHION, FOLDERS, open_idx, read_header
 from limner.errors import ConfigError, DataError, MissingError
-from pictures import little_memory
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -26,7 +27,10 @@ def dataset(folder: Path, *, num: int = 60, test: int = 0, gz: bool = False, see
     rng = np.random.default_rng(seed)
     for prefix, count in (("train", num), ("t10k", test)):
         if count:
-            for name, array in (("images-idx3", rng.integers(0, 256, (count, 12, 10))), ("labels-idx1", np.arange(count) % 10)):
+            for name, array in (
+                ("images-idx3", rng.integers(0, 256, (count, 12, 10))),
+                ("labels-idx1", np.arange(count) % 10),
+            ):
                 data = idx(array)
                 path = folder / f"{prefix}-{name}-ubyte{'.gz' if gz else ''}"
                 path.write_bytes(gzip.compress(data, 1) if gz else data)
@@ -111,7 +115,9 @@ def test_every_fault_is_one_clear_error(tmp_path: Path, cache: Path, fault: str)
 
 
 @pytest.mark.parametrize("gz", [False, True])
-@pytest.mark.parametrize("shape", [(2**32 - 1,) * 3, (2**31, 28, 28), (10**8, 8192, 8192), (0, 28, 28), (1, 0, 28), (60000, 9000, 2)])
+@pytest.mark.parametrize(
+    "shape", [(2**32 - 1,) * 3, (2**31, 28, 28), (10**8, 8192, 8192), (0, 28, 28), (1, 0, 28), (60000, 9000, 2)]
+)
 def test_absurd_headers_allocate_nothing(tmp_path: Path, cache: Path, shape: tuple[int, ...], gz: bool) -> None:
     folder = dataset(tmp_path / "d")
     data = b"\0\0\x08\3" + struct.pack(">3I", *shape) + bytes(10_000)
@@ -122,7 +128,9 @@ def test_absurd_headers_allocate_nothing(tmp_path: Path, cache: Path, shape: tup
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=40), st.booleans())
-def test_any_header_is_dimensions_that_fit_or_a_clear_error(tmp_path_factory: pytest.TempPathFactory, data: bytes, near: bool) -> None:
+def test_any_header_is_dimensions_that_fit_or_a_clear_error(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, near: bool
+) -> None:
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes((b"\0\0\x08\3" if near else b"") + data)
     with open_idx(path) as file:

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
+
 from limner.data import SOURCES
 from limner.data.scenes import COLOURS, RELATIONS, SHAPES, WIDTHS, Scene, Thing, draw, parse
 from limner.data.shapes import Shapes, all_pairs
 from limner.data.verify import read, verify
 from limner.errors import ConfigError, DataError, PromptError
-from scipy import ndimage
 
 things = st.builds(Thing, st.sampled_from(SHAPES), st.sampled_from(list(COLOURS)), st.sampled_from(list(WIDTHS)))
 scenes = st.one_of(
@@ -42,7 +43,10 @@ def test_the_verifier_is_right_on_true_scenes(side: int, blur: float, noise: flo
 def changed(scene: Scene, key: str) -> Scene:
     thing, *rest = scene.things
     if key == "relation":
-        return Scene(scene.things, {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}[scene.relation or ""])
+        return Scene(
+            scene.things,
+            {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}[scene.relation or ""],
+        )
     if key == "count":
         return Scene((thing,)) if rest else Scene((thing, thing))
     names = {"shape": list(SHAPES), "colour": list(COLOURS), "size": list(WIDTHS)}[key]
@@ -57,9 +61,8 @@ def test_the_verifier_names_exactly_what_is_wrong(key: str) -> None:
         scene = source.scene(rng, held_out=False)
         if key == "relation" and (scene.relation is None or scene.things[0] == scene.things[1]):
             continue
-        if len(scene.things) == 2 and key not in ("relation", "count"):
-            if scene.relation is None or scene.things[0] == scene.things[1]:
-                continue
+        if len(set(scene.things)) < len(scene.things) and key not in ("relation", "count"):
+            continue
         checked += 1
         found = verify(draw(scene, 32, rng), changed(scene, key))
         assert not found["all"], (scene, key)
@@ -69,8 +72,15 @@ def test_the_verifier_names_exactly_what_is_wrong(key: str) -> None:
 
 def test_nothing_and_noise_are_no_scene() -> None:
     rng = np.random.default_rng(0)
-    for image in (np.zeros((3, 32, 32)), np.full((3, 32, 32), 255), rng.integers(0, 256, (3, 32, 32)), rng.integers(0, 60, (3, 32, 32))):
-        assert not any(verify(image.astype(np.uint8), scene.captions()[0])["all"] for _, scene in Shapes().prompts(5, held_out=False))
+    for image in (
+        np.zeros((3, 32, 32)),
+        np.full((3, 32, 32), 255),
+        rng.integers(0, 256, (3, 32, 32)),
+        rng.integers(0, 60, (3, 32, 32)),
+    ):
+        assert not any(
+            verify(image.astype(np.uint8), scene.captions()[0])["all"] for _, scene in Shapes().prompts(5, held_out=False)
+        )
     assert read(np.zeros((3, 32, 32), np.uint8)) == []
     with pytest.raises(DataError, match="a picture is"):
         verify(np.zeros((32, 32, 3), np.uint8), "a red circle")
@@ -82,7 +92,8 @@ def test_every_caption_of_a_scene_asks_for_that_scene(scene: Scene) -> None:
     for caption in scene.captions():
         asked = parse(caption.upper() + " .")
         assert asked == scene or (
-            asked.things == scene.things[::-1] and RELATIONS[asked.relation or ""] == tuple(-v for v in RELATIONS[scene.relation or ""])
+            asked.things == scene.things[::-1]
+            and RELATIONS[asked.relation or ""] == tuple(-v for v in RELATIONS[scene.relation or ""])
         )
     assert Scene.from_dict(scene.as_dict()) == scene
 
@@ -97,9 +108,15 @@ def test_prompts_may_say_less() -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "words"),
-    [("a small orange circle", "'orange' is unknown"), ("a red squar", "Did you mean 'square'"), ("", "a shape is missing"),
-     ("red", "a shape is missing"), ("a circle red", "'red' stands where it cannot"), ("two circles above a square", "one thing")],
-)  # fmt: skip
+    [
+        ("a small orange circle", "'orange' is unknown"),
+        ("a red squar", "Did you mean 'square'"),
+        ("", "a shape is missing"),
+        ("red", "a shape is missing"),
+        ("a circle red", "'red' stands where it cannot"),
+        ("two circles above a square", "one thing"),
+    ],
+)
 def test_what_is_no_scene_is_named(prompt: str, words: str) -> None:
     with pytest.raises(PromptError, match=words):
         parse(prompt)
@@ -139,9 +156,15 @@ def test_a_larger_picture_shows_the_same_scene() -> None:
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [({"held_out": ["red"]}, "a shape is missing"), ({"held_out": ["small red circle"]}, "no pair"), ({"captions": ["x"]}, "leave `captions`"),
-     ({"held_out": [f"{c} circle" for c in COLOURS]}, "untrained"), ({"size": 48}, "size"), ({"channels": 1}, "channels")],
-)  # fmt: skip
+    [
+        ({"held_out": ["red"]}, "a shape is missing"),
+        ({"held_out": ["small red circle"]}, "no pair"),
+        ({"captions": ["x"]}, "leave `captions`"),
+        ({"held_out": [f"{colour} circle" for colour in COLOURS]}, "untrained"),
+        ({"size": 48}, "size"),
+        ({"channels": 1}, "channels"),
+    ],
+)
 def test_wrong_shapes_configs_are_refused(given: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         SOURCES.parse({"kind": "shapes", **given})

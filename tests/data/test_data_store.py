@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import class_folder
+
 from limner.data import SOURCES, Store
 from limner.data import worker as worker_module
 from limner.data.splits import assign, choose
 from limner.errors import DataError
-from pictures import class_folder
 
 OPEN = """
 import sys
@@ -64,8 +65,11 @@ def test_content_is_equal_for_one_and_two_processes(tmp_path: Path) -> None:
     assert one.names == two.names and one.fingerprint == two.fingerprint
     by_name = dict(zip(one.names, one.images, strict=True))
     alone = open_folder(class_folder(tmp_path / "q", 100), tmp_path / "c3")
-    assert all(np.array_equal(image, by_name[name]) for name, image in zip(alone.names, alone.images, strict=True)
-               if name != "class1/00005.jpg")
+    assert all(
+        np.array_equal(image, by_name[name])
+        for name, image in zip(alone.names, alone.images, strict=True)
+        if name != "class1/00005.jpg"
+    )
 
 
 @pytest.mark.parametrize("turn", range(3))
@@ -116,8 +120,20 @@ def flip(path: Path, at: int) -> None:
 
 @pytest.mark.parametrize(
     "how",
-    ["a truncated image file", "a byte of the images", "a byte of the meta data", "a truncated meta file", "another format"]
-    + ["meta data that are a list", "no meta data", "no labels", "labels.npy", "captions.json", "groups.npy", "names.json"],
+    [
+        "a truncated image file",
+        "a byte of the images",
+        "a byte of the meta data",
+        "a truncated meta file",
+        "another format",
+        "meta data that are a list",
+        "no meta data",
+        "no labels",
+        "labels.npy",
+        "captions.json",
+        "groups.npy",
+        "names.json",
+    ],
 )
 def test_a_damaged_store_is_noticed_and_built_again(tmp_path: Path, cache: Path, how: str) -> None:
     root = class_folder(tmp_path / "p", 20)
@@ -192,5 +208,5 @@ def test_the_three_splits_are_every_image_once(tmp_path: Path, cache: Path) -> N
     assert sorted(np.concatenate(parts).tolist()) == list(range(80))
     assert all(np.array_equal(part, np.sort(part)) for part in parts)
     assert np.bincount(store.labels[parts[1]]).tolist() == [3, 3, 3, 3]
-    with pytest.raises(DataError, match="'trian'. Did you mean 'train'"):
+    with pytest.raises(DataError, match=r"'trian'\. Did you mean 'train'"):
         store.split("trian")  # type: ignore[arg-type]

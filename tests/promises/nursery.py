@@ -48,7 +48,7 @@ def child(request: dict) -> int:
         return 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 (whatever it is, it becomes the child's exit code)
         traceback.print_exc()
         return 1
     finally:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from limner.training import checkpoint
 from limner.training.tracking import read_metrics
 
-OVERRIDES = ("train.images=960", "train.previews=1", "train.snapshots=3", "train.checkpoint_images=32", "train.keep=2")
+OVERRIDES = ("train.images=480", "train.previews=1", "train.snapshots=3", "train.checkpoint_images=32", "train.keep=2")
 
 
 def digest(run: Path) -> str:
@@ -38,7 +38,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
 
 @pytest.fixture(scope="module")
 def command(recipe_file: Path, cache: Path) -> Callable[[Path], list[Any]]:
-    """Return the command line of a run of 60 steps that saves every second one."""
+    """Return the command line of a run of 30 steps that saves every second one."""
     return lambda run: ["train", recipe_file, *OVERRIDES, "--out", run, "--resume", "--cache", cache]
 
 
@@ -62,7 +62,7 @@ def ordeal(run: Path, nursery: Any, command: Any, kills: int, seed: int) -> list
     for k in range(kills):
         before = checkpoint.steps(run)[-1:] or [0]
         child = nursery.start(*command(run))
-        wanted = min(before[0] + 2 * rng.randrange(0, 5), 56)
+        wanted = min(before[0] + 2 * rng.randrange(0, 4), 20)
         wait_for(lambda: (checkpoint.steps(run)[-1:] or [0])[0] >= wanted and (run / "config.yaml").exists())  # noqa: B023
         if k % 2:
             wait_for(lambda: saving(run))
@@ -81,10 +81,13 @@ def same_run(a: Path, b: Path) -> None:
     """Weights and checkpoint equal by SHA-256, and metrics read as if nothing had happened."""
     assert digest(a) == digest(b)
     for name in ("learner", "optimizer", "ema-0.05", "ema-0.10"):
-        files = [checkpoint.folder_of(run, 60) / f"{name}.safetensors" for run in (a, b)]
+        files = [checkpoint.folder_of(run, 30) / f"{name}.safetensors" for run in (a, b)]
         assert files[0].read_bytes() == files[1].read_bytes(), name
     clock = {"seconds", "images_per_second"}
-    lines = [[{k: v for k, v in line.items() if k not in clock} for line in read_metrics(run / "metrics.jsonl")] for run in (a, b)]
+    lines = [
+        [{k: v for k, v in line.items() if k not in clock and "/" not in k} for line in read_metrics(run / "metrics.jsonl")]
+        for run in (a, b)
+    ]
     assert lines[0] == lines[1]
     names = [{str(p.relative_to(run)) for p in run.rglob("*")} for run in (a, b)]
     assert names[0] == names[1]  # no leftovers either
@@ -117,14 +120,12 @@ def test_a_signal_saves_at_the_next_step_says_how_to_go_on_and_exits_75(
     assert f"stopped by {number.name}" in done.err and f"limner train {run} --resume" in done.err
     seen = list(read_metrics(run / "metrics.jsonl"))[-1]["step"]
     saved = checkpoint.steps(run)
-    assert len(saved) == 1 and seen <= saved[0] <= seen + 2 < 60
+    assert len(saved) == 1 and seen <= saved[0] <= seen + 2 < 30
     assert nursery.start("train", run, "--resume", "--cache", command(run)[-1]).wait().code == 0
     assert digest(run) == digest(uninterrupted)
 
 
-def test_a_signal_before_the_first_step_is_heard_after_it(
-    nursery: Any, command: Any, uninterrupted: Path, tmp_path: Path
-) -> None:
+def test_a_signal_before_the_first_step_is_heard_after_it(nursery: Any, command: Any, uninterrupted: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     child = nursery.start(*command(run))
     wait_for(lambda: (run / "config.yaml").exists())
@@ -160,7 +161,7 @@ def walk(nursery: Any, recipe_file: Path, cache: Path, run: Path, folder: Path, 
         files = [folder / f"{phase}-{rank}.json" for rank in range(world)]
         children = [
             nursery.start(
-                "train.images=384", "train.checkpoint_images=16", "train.previews=0",
+                "train.images=192", "train.checkpoint_images=64", "train.previews=0",
                 env=env if world > 1 else {}, ids=str(file), recipe=str(recipe_file), run=str(run), cache=str(cache), steps=steps,
             )
             for env, file in zip(ranks(world), files, strict=True)
@@ -177,12 +178,12 @@ def test_one_two_and_changing_numbers_of_processes_see_the_same_global_batches_a
     nursery: Any, recipe_file: Path, cache: Path, trained: Path, tmp_path: Path
 ) -> None:
     found, weights = [], []
-    for name, worlds in {"1": [(1, 24)], "2": [(2, 24)], "1-2-1": [(1, 8), (2, 8), (1, 8)]}.items():
+    for name, worlds in {"1": [(1, 12)], "2": [(2, 12)], "1-2-1": [(1, 4), (2, 4), (1, 4)]}.items():
         folder = tmp_path / name
         folder.mkdir()
         found.append(walk(nursery, recipe_file, cache, folder / "run", folder, worlds))
         weights.append(load_file(folder / "run" / "model" / "weights.safetensors"))
-    assert len(found[0]) == 24 and found[0] == found[1] == found[2]
+    assert len(found[0]) == 12 and found[0] == found[1] == found[2]
     for other in weights[1:]:
         assert max(float((other[key] - value).abs().max()) for key, value in weights[0].items()) < 1e-5
 
@@ -204,7 +205,19 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(
 def test_accelerate_launch_trains_on_two_processes(recipe_file: Path, cache: Path, trained: Path, tmp_path: Path) -> None:
     accelerate = shutil.which("accelerate", path=str(Path(sys.executable).parent))
     assert accelerate
-    launch = [accelerate, "launch", "--num_processes", "2", "--cpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch = [
+        accelerate,
+        "launch",
+        "--num_processes",
+        "2",
+        "--cpu",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
     arguments = ["-m", "limner", "train", str(recipe_file), "--out", str(tmp_path / "run"), "--cache", str(cache)]
     done = subprocess.run([*launch, *arguments], capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -84,7 +84,9 @@ def test_pickles_in_a_checkpoint_that_its_manifest_vouches_for(run: Path, canary
     folder = checkpoint.folder_of(run, 30)
     for name in ("learner.safetensors", "state.json"):
         pickled(canary, folder / name, how)
-    entries = {p.name: {"bytes": p.stat().st_size, "sha256": file_sha256(p)} for p in sorted(folder.iterdir()) if p.name != "manifest.json"}
+    entries = {
+        p.name: {"bytes": p.stat().st_size, "sha256": file_sha256(p)} for p in sorted(folder.iterdir()) if p.name != "manifest.json"
+    }
     (folder / "manifest.json").write_text(json.dumps(entries, indent=1))
     with pytest.raises(LimnerError):
         checkpoint.load(folder)
@@ -106,7 +108,7 @@ TAGS = [
     "!!python/object/new:os.system ['touch {canary}']",
     "!!python/name:os.system",
     "!!python/module:antigravity",
-    "!!python/object/apply:builtins.eval ['open(\"{canary}\", \"w\")']",
+    '!!python/object/apply:builtins.eval [\'open("{canary}", "w")\']',
 ]
 
 
@@ -137,7 +139,9 @@ def own_file(tmp_path: Path, canary: Path) -> Path:
 
 
 @pytest.mark.parametrize("part", ["codec", "text", "network", "process", "target"])
-def test_files_named_by_a_model(run: Path, canary: Path, own_file: Path, part: str, error: Callable[..., str], tmp_path: Path) -> None:
+def test_files_named_by_a_model(
+    run: Path, canary: Path, own_file: Path, part: str, error: Callable[..., str], tmp_path: Path
+) -> None:
     path = run / "model" / "model.json"
     document = json.loads(path.read_text())
     path.write_text(json.dumps(document | {part: {"kind": f"{own_file}:Thing"}}))
@@ -171,7 +175,11 @@ def test_a_sampler_that_a_model_names_is_never_a_file(run: Path, canary: Path, o
 def test_text_in_a_picture(tmp_path: Path, canary: Path) -> None:
     from limner.generate import read_facts
 
-    for text in (f"__import__('os').system('touch {canary}')", TAGS[0].format(canary=canary), pickle.dumps(Bomb(canary)).decode("latin1")):
+    for text in (
+        f"__import__('os').system('touch {canary}')",
+        TAGS[0].format(canary=canary),
+        pickle.dumps(Bomb(canary)).decode("latin1"),
+    ):
         chunks = PngImagePlugin.PngInfo()
         chunks.add_itxt("limner", text)
         chunks.add_itxt("parameters", text)
@@ -246,7 +254,8 @@ def test_the_source_neither_unpickles_nor_evaluates_nor_opens_shells() -> None:
 @pytest.mark.parametrize(
     "code",
     ["import pickle", "from marshal import loads", "eval('1')", "exec(x)", "yaml.load(x)", "torch.load(p, weights_only=True)",
-     "subprocess.run(c, shell=True)", "np.load(p)", "np.load(p, allow_pickle=True)", "spec.loader.exec_module(m)", "f(trust_remote_code=x)"],
+     "subprocess.run(c, shell=True)", "np.load(p)", "np.load(p, allow_pickle=True)",
+     "spec.loader.exec_module(m)", "f(trust_remote_code=x)"],
 )  # fmt: skip
 def test_the_lint_sees_what_it_looks_for(code: str) -> None:
     assert offences(Path("x.py"), ast.parse(code))

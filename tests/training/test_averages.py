@@ -48,7 +48,7 @@ def test_gamma_has_the_published_values() -> None:
 
 @pytest.mark.parametrize("sigma_rel", [0, -1, 0.29, 1])
 def test_a_width_without_a_profile_is_refused(sigma_rel: float) -> None:
-    with pytest.raises(ValueError, match="between 0 and 0.288"):
+    with pytest.raises(ValueError, match=r"between 0 and 0\.288"):
         gamma_of(sigma_rel)
 
 

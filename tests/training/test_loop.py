@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import shutil
@@ -115,7 +116,10 @@ def test_metrics_read_after_resuming_as_if_the_run_had_never_stopped(
         file.write('{"step": 12, "loss": 0.')
     through(make_recipe(*SMALL), run, cache, resume=True)
     clock = {"seconds", "images_per_second"}
-    lines = [[{k: v for k, v in line.items() if k not in clock} for line in read_metrics(p / "metrics.jsonl")] for p in (reference, run)]
+    lines = [
+        [{k: v for k, v in line.items() if k not in clock and "/" not in k} for line in read_metrics(p / "metrics.jsonl")]
+        for p in (reference, run)
+    ]
     assert lines[0] == lines[1]
 
 
@@ -148,7 +152,9 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_model_is_finished_by_r
     assert json.loads((run / "finished.json").read_text())["step"] == STEPS
 
 
-def test_a_kill_between_the_two_renames_of_the_model_loses_no_model(trained: Path, run: Path, make_recipe: Any, cache: Path) -> None:
+def test_a_kill_between_the_two_renames_of_the_model_loses_no_model(
+    trained: Path, run: Path, make_recipe: Any, cache: Path
+) -> None:
     (run / "model").rename(run / ".model.12345678.old")
     (run / ".model.87654321.tmp").mkdir()
     (run / ".metrics.jsonl.12345678.tmp").write_text("half")
@@ -162,9 +168,7 @@ def test_resuming_with_another_geometry_is_refused_in_words(run: Path, make_reci
         through(make_recipe("network.widths=[16, 16]", "train.images=4800"), run, cache, resume=True)
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_said_so(
-    whole: Any, make_recipe: Any, cache: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_checkpoint_is_passed_over_and_said_so(whole: Any, make_recipe: Any, cache: Path, tmp_path: Path) -> None:
     reference, _ = whole(1)
     run = tmp_path / "run"
     shutil.copytree(reference, run)
@@ -241,7 +245,9 @@ def test_the_share_of_dropped_captions_is_what_was_asked(make_recipe: Any, cache
     dropped = 0
     for first in range(0, 2000, 100):
         positions = range(first, first + 100)
-        dropped += loop.collate(one.store, one.model.codec, one.recipe.train, one.order[positions], positions, (1, 28, 28))[3].count("")
+        dropped += loop.collate(one.store, one.model.codec, one.recipe.train, one.order[positions], positions, (1, 28, 28))[
+            3
+        ].count("")
     assert abs(dropped / 2000 - 0.25) < 0.04
 
 
@@ -275,7 +281,13 @@ def test_the_budget_in_images_is_met_exactly(trained: Path) -> None:
 
 
 def test_the_budget_in_seconds_ends_the_run_and_the_decay(make_recipe: Any, cache: Path, tmp_path: Path) -> None:
-    overrides = ("train.images=null", "train.seconds=0.8", "train.log_images=16", "train.snapshots=0", "train.checkpoint_images=null")
+    overrides = (
+        "train.images=null",
+        "train.seconds=0.8",
+        "train.log_images=16",
+        "train.snapshots=0",
+        "train.checkpoint_images=null",
+    )
     logs = list(train(make_recipe(*overrides, "train.previews=0"), tmp_path / "run", cache=cache))
     assert logs[-1].finished and logs[-1].seconds >= 0.8
     assert all(log.seconds < 0.8 for log in logs[:-1])
@@ -290,8 +302,8 @@ def test_the_learning_rate_rises_over_the_warm_up_and_ends_at_zero(decay: str, m
     train = make_recipe(f"train.decay={decay}", "train.warmup=100").train
     factors = [learning_rate(train, step, step / 1000) for step in range(1001)]
     assert np.allclose(factors[:3], [0.01, 0.02, 0.03], rtol=0.01)
-    assert all(a < b for a, b in zip(factors[:90], factors[1:91], strict=True))
-    assert all(a > b for a, b in zip(factors[100:1000], factors[101:], strict=True))
+    assert all(a < b for a, b in itertools.pairwise(factors[:91]))
+    assert all(a > b for a, b in itertools.pairwise(factors[100:]))
     assert abs(factors[-1]) < 1e-12
 
 
@@ -365,7 +377,9 @@ def test_few_held_out_images_leave_empty_bins_empty_and_the_log_valid_json(make_
     assert math.isfinite(numbers["heldout_loss"])
 
 
-def test_training_lowers_the_held_out_loss_below_that_of_knowing_nothing(trained: Path, make_recipe: Any, cache: Path, tmp_path: Path) -> None:
+def test_training_lowers_the_held_out_loss_below_that_of_knowing_nothing(
+    trained: Path, make_recipe: Any, cache: Path, tmp_path: Path
+) -> None:
     one = session(make_recipe(), tmp_path, cache)  # an untrained network says 0 everywhere
     untrained = one._heldout(one.model)["heldout_loss"]
     assert list(read_metrics(trained / "metrics.jsonl"))[-1]["heldout_loss"] < 0.8 * untrained

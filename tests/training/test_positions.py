@@ -70,7 +70,7 @@ def test_noise_is_standard_normal_and_decisions_are_uniform() -> None:
     found = draws(0, range(2000), (1, 8, 8))
     assert abs(found.eps.mean()) < 0.01 and abs(found.eps.std() - 1) < 0.01
     for values in (found.drop, found.caption, found.flip, found.shift):
-        assert 0 <= values.min() and values.max() < 1
+        assert values.min() >= 0 and values.max() < 1
         assert abs(values.mean() - 0.5) < 0.03
 
 

@@ -111,7 +111,9 @@ def _whole_png(source: str | Path | bytes) -> None:
         if len(data) < end + 4:
             raise UnreadableError("damaged or truncated: the PNG ends early")
         if name[:1].isupper() and zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            raise UnreadableError(f"damaged or truncated: the PNG's checksum of {name.decode('ascii', 'replace')} is wrong")
+            raise UnreadableError(
+                f"damaged or truncated: the PNG's checksum of {name.decode('ascii', 'replace')} is wrong"
+            )
         at = end + 4
 
 

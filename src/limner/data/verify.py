@@ -58,7 +58,7 @@ def verify(image: np.ndarray, asked: Scene | str) -> dict[str, bool]:
     """Return which properties of a scene (or prompt) a picture [3, H, H] uint8 has.
 
     Keys: `count`, `shape`, and, where asked, `colour`, `size`, `relation`, each true when every thing has it; and
-    `all`. Things are matched to what is seen in the way that fits most.
+    `all`. Things are matched to what is seen in the way that fits most: shapes and colours first.
     Raises: PromptError for a prompt that is no scene, DataError for an array that is no picture.
     """
     scene = parse(asked) if isinstance(asked, str) else asked
@@ -66,7 +66,7 @@ def verify(image: np.ndarray, asked: Scene | str) -> dict[str, bool]:
     padded: list[Seen | None] = [*seen[:5], *[None] * max(0, len(scene.things) - len(seen))]
     best = max(
         (_compare(scene, chosen) for chosen in permutations(padded, len(scene.things))),
-        key=lambda properties: sum(properties.values()),
+        key=lambda properties: (properties["shape"] + properties["colour"], sum(properties.values())),
     )
     found = {
         "count": len(seen) == len(scene.things),

@@ -36,9 +36,7 @@ def adherence(
     probabilities, asked = np.asarray(probabilities, np.float64), np.asarray(asked)
     num_classes = len(class_names)
     if probabilities.shape != (len(asked), num_classes):
-        raise EvaluationError(
-            f"{len(asked)} prompts of {num_classes} classes, but probabilities {list(probabilities.shape)}."
-        )
+        raise EvaluationError(f"{len(asked)} prompts of {num_classes} classes, but probabilities {list(probabilities.shape)}.")
     if asked.size and int(asked.max()) >= num_classes:
         raise EvaluationError(f"class {int(asked.max())} was asked for, and the judge knows {num_classes} classes.")
     known = asked >= 0

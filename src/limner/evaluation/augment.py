@@ -16,9 +16,7 @@ from torch import Generator, Tensor
 Augment = Callable[[Tensor, Generator], Tensor]
 
 
-def warp(
-    pixels: Tensor, generator: Generator, *, turn: float, scale: float, shear: float, shift: float, bend: float
-) -> Tensor:
+def warp(pixels: Tensor, generator: Generator, *, turn: float, scale: float, shear: float, shift: float, bend: float) -> Tensor:
     """Return pixels [N, C, H, W] resampled through a random affine map and a smooth random bend, each image its own.
 
     Arguments:
@@ -54,9 +52,7 @@ def erase(pixels: Tensor, generator: Generator, *, side: int, share: float) -> T
     left = torch.randint(1 - side, width, (num, 1), generator=generator)
     left[torch.rand(num, 1, generator=generator) >= share] = width  # outside: nothing is erased
     rows, columns = torch.arange(height)[None], torch.arange(width)[None]
-    inside = ((rows >= top) & (rows < top + side))[:, None, :, None] & ((columns >= left) & (columns < left + side))[
-        :, None, None
-    ]
+    inside = ((rows >= top) & (rows < top + side))[:, None, :, None] & ((columns >= left) & (columns < left + side))[:, None, None]
     return torch.where(inside, pixels.new_zeros(()), pixels)
 
 

@@ -27,9 +27,7 @@ class Line:
 def lines(curves: Sequence[Line], *, x: str, y: str, log: bool = False, title: str = "") -> str:
     """Return an SVG of curves with axes named `x` and `y`; `log` draws y in powers of ten. "" when no curve has
     points."""
-    cleaned = [
-        (c, [(float(a), float(b)) for a, b in c.points if math.isfinite(b) and (b > 0 or not log)]) for c in curves
-    ]
+    cleaned = [(c, [(float(a), float(b)) for a, b in c.points if math.isfinite(b) and (b > 0 or not log)]) for c in curves]
     points = [point for _, each in cleaned for point in each]
     if not points:
         return ""
@@ -52,26 +50,16 @@ def lines(curves: Sequence[Line], *, x: str, y: str, log: bool = False, title: s
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{height + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
     for tick in _ticks(x_low, x_high):
         across = LEFT + (tick - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
-        parts.append(
-            f'<text class="tick" x="{across:.1f}" y="{HEIGHT - BOTTOM + 18}" '
-            f'text-anchor="middle">{_number(tick)}</text>'
-        )
+        parts.append(f'<text class="tick" x="{across:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{_number(tick)}</text>')
     parts.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">{escape(x)}</text>')
     for curve, each in cleaned:
-        path = " ".join(
-            f"{'L' if index else 'M'}{a:.1f} {b:.1f}" for index, (a, b) in enumerate(at(*point) for point in each)
-        )
+        path = " ".join(f"{'L' if index else 'M'}{a:.1f} {b:.1f}" for index, (a, b) in enumerate(at(*point) for point in each))
         parts.append(f'<path class="line c{curve.colour}{" faint" if curve.faint else ""}" d="{path}"/>')
         if curve.dots:
-            parts += [
-                f'<circle class="dot c{curve.colour}" cx="{a:.1f}" cy="{b:.1f}" r="3.5"/>'
-                for a, b in (at(*p) for p in each)
-            ]
+            parts += [f'<circle class="dot c{curve.colour}" cx="{a:.1f}" cy="{b:.1f}" r="3.5"/>' for a, b in (at(*p) for p in each)]
     parts.append("</svg>")
     legend = "".join(
-        f'<span class="key"><i class="c{curve.colour}"></i>{escape(curve.name)}</span>'
-        for curve, each in cleaned
-        if each
+        f'<span class="key"><i class="c{curve.colour}"></i>{escape(curve.name)}</span>' for curve, each in cleaned if each
     )
     return f'<figure class="chart"><figcaption>{legend}</figcaption>{"".join(parts)}</figure>'
 

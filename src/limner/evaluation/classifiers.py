@@ -33,9 +33,7 @@ class Residual(nn.Module):
         )
         same = inputs == outputs and stride == 1
         self.shortcut = (
-            nn.Identity()
-            if same
-            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride), nn.BatchNorm2d(outputs))
+            nn.Identity() if same else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride), nn.BatchNorm2d(outputs))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,9 +75,7 @@ class Classifier(nn.Module):
         dropout: share of the features dropped in training.
     """
 
-    def __init__(
-        self, architecture: str, *, channels: int, classes: int, width: int = 16, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, architecture: str, *, channels: int, classes: int, width: int = 16, dropout: float = 0.0) -> None:
         super().__init__()
         self.trunk = ARCHITECTURES[architecture](channels, width)
         self.embed = nn.Linear(8 * width, FEATURES)

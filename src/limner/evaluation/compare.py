@@ -51,9 +51,7 @@ def read(path: Path) -> tuple[str, dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{path}: not an evaluation in JSON: {error}") from error
     if not isinstance(value, dict) or not {"counts", "distances", "provenance"} <= value.keys():
-        raise EvaluationError(
-            f"{path}: not an evaluation (no counts, distances, provenance). Make one: limner eval RUN"
-        )
+        raise EvaluationError(f"{path}: not an evaluation (no counts, distances, provenance). Make one: limner eval RUN")
     return name, value
 
 
@@ -69,8 +67,7 @@ def compare(paths: Sequence[Path]) -> Comparison:
     evaluations = dict(zip(names, [value for _, value in found], strict=True))
     columns = list(dict.fromkeys(column for value in evaluations.values() for column in _scores(value)))
     rows: list[dict[str, Any]] = [
-        {"name": name} | {column: _scores(value).get(column) for column in columns}
-        for name, value in evaluations.items()
+        {"name": name} | {column: _scores(value).get(column) for column in columns} for name, value in evaluations.items()
     ]
     refusals = {column: why for column in columns if (why := _refusal(column, evaluations))}
     ranking, ties = {}, {}

@@ -38,23 +38,18 @@ class Features:
     sha256: str = ""
 
 
-def check_pair(
-    x: np.ndarray | Features, y: np.ndarray | Features, *, equal: bool = True
-) -> tuple[np.ndarray, np.ndarray]:
+def check_pair(x: np.ndarray | Features, y: np.ndarray | Features, *, equal: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Return two feature matrices as float64 arrays that may be compared; warn when there are few rows.
 
     Raises: EvaluationError for other networks, unequal counts or widths, fewer than 2 rows, NaN or infinity.
     """
     if isinstance(x, Features) and isinstance(y, Features) and (x.network, x.sha256) != (y.network, y.sha256):
         raise EvaluationError(
-            f"features of different networks cannot be compared: {x.network} ({x.sha256[:12]}) and "
-            f"{y.network} ({y.sha256[:12]})."
+            f"features of different networks cannot be compared: {x.network} ({x.sha256[:12]}) and {y.network} ({y.sha256[:12]})."
         )
     first, second = _matrix(x, "first"), _matrix(y, "second")
     if first.shape[1] != second.shape[1]:
-        raise EvaluationError(
-            f"features of {first.shape[1]} and {second.shape[1]} numbers come from different networks."
-        )
+        raise EvaluationError(f"features of {first.shape[1]} and {second.shape[1]} numbers come from different networks.")
     if equal and len(first) != len(second):
         raise EvaluationError(
             f"{len(first)} images against {len(second)}: distances are biased by the count, so both sets "
@@ -75,9 +70,7 @@ def _matrix(features: np.ndarray | Features, which: str) -> np.ndarray:
     if values.ndim != 2 or values.shape[1] == 0:
         raise EvaluationError(f"the {which} set: features are a matrix [N, D], not {list(values.shape)}.")
     if len(values) < 2:
-        raise EvaluationError(
-            f"the {which} set has {len(values)} image{'s' * (len(values) != 1)}; a distance needs two or more."
-        )
+        raise EvaluationError(f"the {which} set has {len(values)} image{'s' * (len(values) != 1)}; a distance needs two or more.")
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
         raise EvaluationError(
@@ -147,9 +140,7 @@ def _kernel_diagonal(a: np.ndarray) -> np.ndarray:
     return (np.einsum("nd,nd->n", a, a) / a.shape[1] + 1) ** 3
 
 
-def sliced_wasserstein(
-    x: np.ndarray | Features, y: np.ndarray | Features, *, directions: int = 256, seed: int = 0
-) -> float:
+def sliced_wasserstein(x: np.ndarray | Features, y: np.ndarray | Features, *, directions: int = 256, seed: int = 0) -> float:
     """Return (mean over random directions of W_2^2 of the projections)^1/2; unlike Fréchet's it sees more than two
     moments.
 
@@ -182,9 +173,7 @@ def neighbour_measures(
     made, real = check_pair(images, references)
     for neighbours in (k, k_density):
         if not 1 <= neighbours < len(real):
-            raise EvaluationError(
-                f"k = {neighbours} neighbours: with {len(real)} images it lies between 1 and {len(real) - 1}."
-            )
+            raise EvaluationError(f"k = {neighbours} neighbours: with {len(real)} images it lies between 1 and {len(real) - 1}.")
     radius, radius_density = kth_distances(real, k, k_density)
     (radius_made,) = kth_distances(made, k)
     precise, dense = 0, 0
@@ -218,15 +207,8 @@ def read_statistics(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise EvaluationError(
             f"{path}: not reference statistics (an .npz with mu [D] and sigma [D, D], no objects): {error}"
         ) from error
-    if (
-        mean.ndim != 1
-        or cov.shape != (len(mean), len(mean))
-        or not np.isfinite(mean).all()
-        or not np.isfinite(cov).all()
-    ):
-        raise EvaluationError(
-            f"{path}: mu {list(mean.shape)} and sigma {list(cov.shape)} are not a mean and a covariance."
-        )
+    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)) or not np.isfinite(mean).all() or not np.isfinite(cov).all():
+        raise EvaluationError(f"{path}: mu {list(mean.shape)} and sigma {list(cov.shape)} are not a mean and a covariance.")
     return mean, cov
 
 
@@ -237,7 +219,5 @@ def frechet_to_statistics(images: np.ndarray | Features, mean: np.ndarray, cov: 
     """
     made = _matrix(images, "first")
     if made.shape[1] != len(mean):
-        raise EvaluationError(
-            f"the statistics are of {len(mean)} features, the images' of {made.shape[1]}: different networks."
-        )
+        raise EvaluationError(f"the statistics are of {len(mean)} features, the images' of {made.shape[1]}: different networks.")
     return frechet_of_moments(*moments(made), mean, cov)

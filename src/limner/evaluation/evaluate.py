@@ -94,9 +94,7 @@ def evaluate(
     mine = spread(count, len(images))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        result["distances"], used = _distances(
-            images, mine, real, count, [*([read] if read else []), *networks], cache, intervals
-        )
+        result["distances"], used = _distances(images, mine, real, count, [*([read] if read else []), *networks], cache, intervals)
     notes += [str(warning.message) for warning in caught if "few" in str(warning.message)][:1]
     notes.append(_count_note(len(images), len(real.references), count))
     result["memorisation"] = _memorisation(images, real)
@@ -133,9 +131,7 @@ def _check(images: np.ndarray, references: np.ndarray, compared: int | None) -> 
         )
     most = min(len(images), len(references))
     if compared is None and len(images) != len(references):
-        raise EvaluationError(
-            f"{len(images)} pictures against {len(references)} references: take {most} of each (--num {most})."
-        )
+        raise EvaluationError(f"{len(images)} pictures against {len(references)} references: take {most} of each (--num {most}).")
     count = most if compared is None else compared
     if not 2 <= count <= most:
         raise EvaluationError(
@@ -258,9 +254,7 @@ def _memorisation(images: np.ndarray, real: Real) -> dict[str, Any] | None:
         values = values if most is None or len(values) <= most else values[spread(most, len(values))]
         return values.reshape(len(values), -1).astype(np.float32) / 255
 
-    return memorisation(
-        flat(images), flat(real.train), flat(real.references, MOST_NEIGHBOURS), flat(real.other, MOST_NEIGHBOURS)
-    )
+    return memorisation(flat(images), flat(real.train), flat(real.references, MOST_NEIGHBOURS), flat(real.other, MOST_NEIGHBOURS))
 
 
 def _digest(images: np.ndarray) -> str:

@@ -106,9 +106,7 @@ class Inception:
         with file.open("rb") as stream:
             self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         if not self.sha256.startswith("6726825d"):  # it is a pickle: only the one file everybody uses is opened
-            raise EvaluationError(
-                f"{file}: not the Inception weights of published FIDs: its SHA-256 does not start with 6726825d."
-            )
+            raise EvaluationError(f"{file}: not the Inception weights of published FIDs: its SHA-256 does not start with 6726825d.")
         try:
             from torchmetrics.image.fid import NoTrainInceptionV3
 
@@ -166,9 +164,7 @@ class Clip:
         with torch.inference_mode():
             for start in range(0, len(images), 64):
                 batch = [np.broadcast_to(image, (3, *image.shape[1:])) for image in images[start : start + 64]]
-                pixels = self.processor(images=batch, return_tensors="pt", input_data_format="channels_first")[
-                    "pixel_values"
-                ]
+                pixels = self.processor(images=batch, return_tensors="pt", input_data_format="channels_first")["pixel_values"]
                 found.append(_embedding(self.model.get_image_features(pixel_values=pixels)))
         return np.concatenate(found)
 

@@ -83,9 +83,7 @@ class Seen:
     def warning(self, store: str) -> str:
         """Return what a reader of scores on this store's generator must be told; "" when the judge is independent."""
         if store and store == self.store and "train" in self.splits:
-            return (
-                "the judge was trained on images that the generator was trained on: its verdicts flatter copies of them"
-            )
+            return "the judge was trained on images that the generator was trained on: its verdicts flatter copies of them"
         return ""
 
 
@@ -130,9 +128,7 @@ class Judge:
             for start in range(0, len(images), batch_size):
                 pixels = _pixels(torch.from_numpy(np.array(images[start : start + batch_size])))
                 feature, logits = self.network(pixels)
-                if (
-                    self.config.augment == "photos"
-                ):  # it learned mirrored images too: both opinions are worth more than one
+                if self.config.augment == "photos":  # it learned mirrored images too: both opinions are worth more than one
                     mirrored, other = self.network(pixels.flip(3))
                     feature, logits = (feature + mirrored) / 2, (logits + other) / 2
                 features.append(feature.double().numpy())
@@ -183,9 +179,7 @@ class Judge:
         """
         folder = Path(folder)
         if not (folder / "judge.json").is_file():
-            raise MissingError(
-                f"{folder}: there is no judge here (no judge.json). Train one: limner train judge-digits"
-            )
+            raise MissingError(f"{folder}: there is no judge here (no judge.json). Train one: limner train judge-digits")
         try:
             document = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
             config = validate(JudgeConfig, document["config"])
@@ -204,14 +198,10 @@ class Judge:
             )
             judge.steps, judge.seconds, judge.precision = document["steps"], document["seconds"], document["precision"]
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, LimnerError) as error:
-            raise CheckpointError(
-                f"{folder}: this judge cannot be read: {error}. Delete the folder to train it again."
-            ) from error
+            raise CheckpointError(f"{folder}: this judge cannot be read: {error}. Delete the folder to train it again.") from error
         judge.sha256 = _hash(network)
         if judge.sha256 != document["sha256"]:
-            raise CheckpointError(
-                f"{folder}: damaged: the weights' SHA-256 is {judge.sha256[:12]}..., not what judge.json says."
-            )
+            raise CheckpointError(f"{folder}: damaged: the weights' SHA-256 is {judge.sha256[:12]}..., not what judge.json says.")
         return judge
 
 
@@ -245,9 +235,7 @@ def train_judge(
         network = _network(config, images.shape[1], classes)
         start = perf_counter()
         precision = _probe(network, images.shape[1:]) if config.precision == "auto" else config.precision
-        steps = _fit(
-            network, torch.from_numpy(np.array(images)), torch.from_numpy(labels).long(), config, precision, progress
-        )
+        steps = _fit(network, torch.from_numpy(np.array(images)), torch.from_numpy(labels).long(), config, precision, progress)
     shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
     judge = Judge(network, config, shape, names, seen=seen or Seen(num=len(images)))
     judge.steps, judge.seconds, judge.precision = steps, perf_counter() - start, precision
@@ -255,9 +243,7 @@ def train_judge(
     return judge
 
 
-def _fit(
-    network: Classifier, images: Tensor, labels: Tensor, config: JudgeConfig, precision: str, progress: Any
-) -> int:
+def _fit(network: Classifier, images: Tensor, labels: Tensor, config: JudgeConfig, precision: str, progress: Any) -> int:
     """Train `network` in place, leave the average of its last weights in it, and return the number of steps."""
     generator = torch.Generator().manual_seed(config.seed)
     augment = AUGMENTS[config.augment]
@@ -302,9 +288,7 @@ def _pixels(images: Tensor) -> Tensor:
 
 
 def _network(config: JudgeConfig, channels: int, classes: int) -> Classifier:
-    return Classifier(
-        config.architecture, channels=channels, classes=classes, width=config.width, dropout=config.dropout
-    )
+    return Classifier(config.architecture, channels=channels, classes=classes, width=config.width, dropout=config.dropout)
 
 
 def _probe(network: Classifier, shape: tuple[int, ...]) -> str:

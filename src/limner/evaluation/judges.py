@@ -88,15 +88,12 @@ def judge_for(store: Store, cache: Path, config: JudgeConfig | None = None, *, p
     rows = _labelled(store, config.splits)
     if len(rows) < 20:
         raise EvaluationError(
-            f"{len(rows)} labelled images in {' and '.join(config.splits)} are too few to train a judge; "
-            "raise data.judge (0.15)."
+            f"{len(rows)} labelled images in {' and '.join(config.splits)} are too few to train a judge; raise data.judge (0.15)."
         )
     classes = max(len(store.class_names), int(labels.max()) + 1)
     names = tuple(store.class_names) or tuple(map(str, range(classes)))
     seen = Seen(store.fingerprint, tuple(config.splits), len(rows))
-    judge = train_judge(
-        np.asarray(store.images[rows]), labels[rows], config, class_names=names, seen=seen, progress=progress
-    )
+    judge = train_judge(np.asarray(store.images[rows]), labels[rows], config, class_names=names, seen=seen, progress=progress)
     test = _labelled(store, ("test",))
     if len(test) and "test" not in config.splits:
         judge.test(np.asarray(store.images[test]), labels[test])
@@ -119,7 +116,7 @@ def train_named(name: str, out: Path, cache: Path, *, progress: Any = None, **ch
     chosen = JUDGES[name]
     config = validate(JudgeConfig, chosen.config.model_dump() | changes, where="judge")
     source: Any = SOURCES.parse(chosen.source)
-    judge = judge_for(source.open(cache / "data"), cache, config, progress=progress)
+    judge = judge_for(source.open(cache), cache, config, progress=progress)
     assert judge is not None
     judge.save(out)
     return judge

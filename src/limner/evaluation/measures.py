@@ -78,9 +78,7 @@ def measure(
         if intervals and len(made.values) >= 40 and made.values.shape[1] <= WIDE:
             for function in MEASURES[:3]:
                 for key in function(made.values[:40], references.values[:40]):
-                    result[key]["interval"] = list(
-                        resampled(_only(function, key), made.values, references.values, draws=DRAWS)
-                    )
+                    result[key]["interval"] = list(resampled(_only(function, key), made.values, references.values, draws=DRAWS))
             _neighbour_intervals(made.values, references.values, result)
     return result
 

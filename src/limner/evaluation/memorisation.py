@@ -57,10 +57,7 @@ def memorisation(
         "copies": {"value": float((distances < threshold).mean()), "threshold": threshold},
         "median_distance": {"made": float(np.median(distances)), "real": float(np.median(real_distances))},
         "count": count,
-        "closest": [
-            {"image": int(index), "train": int(partners[index]), "distance": float(distances[index])}
-            for index in closest
-        ],
+        "closest": [{"image": int(index), "train": int(partners[index]), "distance": float(distances[index])} for index in closest],
     }
 
 

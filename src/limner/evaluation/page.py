@@ -72,17 +72,13 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], *, classes: str =
 
     head = "".join(cell("th", index, escape(each)) for index, each in enumerate(heads))
     body = "".join(f"<tr>{''.join(cell('td', index, each) for index, each in enumerate(row))}</tr>" for row in rows)
-    return (
-        f'<div class="wide"><table class="{classes}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    return f'<div class="wide"><table class="{classes}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def facts(rows: Sequence[tuple[str, Any]]) -> str:
     """Return a table of names and values (escaped here); values of None are left out."""
     body = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(str(value))}</td></tr>"
-        for name, value in rows
-        if value not in (None, "")
+        f"<tr><td>{escape(name)}</td><td>{escape(str(value))}</td></tr>" for name, value in rows if value not in (None, "")
     )
     return f'<table class="full facts"><tbody>{body}</tbody></table>'
 

@@ -22,9 +22,7 @@ def find(folder: Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise EvaluationError(f"{folder}: there is no such folder of pictures.")
-    found = sorted(
-        p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.name not in SHEETS and p.is_file()
-    )
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.name not in SHEETS and p.is_file())
     if len(found) < 2:
         what = "is empty: no picture is" if not found else "has one picture"
         raise EvaluationError(f"{folder}: {what} in it ({', '.join(SUFFIXES)}); a distance needs two or more.")

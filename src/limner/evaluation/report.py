@@ -50,10 +50,7 @@ def header(name: str, evaluation: dict[str, Any]) -> str:
         if judge and judge.get("accuracy") is not None
         else ""
     )
-    deck = (
-        f"{counts['images']:,} pictures{asked}, judged by {counts['compared']:,} real images never seen in "
-        f"training{by}."
-    )
+    deck = f"{counts['images']:,} pictures{asked}, judged by {counts['compared']:,} real images never seen in training{by}."
     cards = "".join(_card(*entry) for entry in _headline(evaluation))
     warnings = "".join(f"<p>{escape(text)}</p>" for text in evaluation.get("warnings", []))
     date = (facts.get("date") or "")[:10]
@@ -135,9 +132,7 @@ def provenance(evaluation: dict[str, Any]) -> str:
         ("precision of the network", model.get("precision")),
         (
             "trained on",
-            f"{model['images_trained']:,} images, {model['seconds_trained']:g} s"
-            if model.get("images_trained")
-            else None,
+            f"{model['images_trained']:,} images, {model['seconds_trained']:g} s" if model.get("images_trained") else None,
         ),
         ("sampling", ", ".join(f"{key} {value}" for key, value in sampling.items()) or None),
         (
@@ -158,8 +153,7 @@ def provenance(evaluation: dict[str, Any]) -> str:
         ("judge", f"{judge['name']}, {judge['sha256']}" if judge else None),
         (
             "judge learned from",
-            f"{seen.get('num', 0):,} images of {', '.join(seen.get('splits', [])) or 'unknown'}, "
-            f"{judge.get('steps')} steps"
+            f"{seen.get('num', 0):,} images of {', '.join(seen.get('splits', [])) or 'unknown'}, {judge.get('steps')} steps"
             if judge
             else None,
         ),
@@ -188,11 +182,6 @@ def commands(run: Path, evaluation: dict[str, Any]) -> str:
         typed.append(f"# this page: {facts['command']}")
     body = escape("\n".join(typed))
     footer = (
-        "<footer>Everything on this page is also in "
-        f"<code>evals/{escape(str(evaluation.get('name', '')))}.json</code>.</footer>"
+        f"<footer>Everything on this page is also in <code>evals/{escape(str(evaluation.get('name', '')))}.json</code>.</footer>"
     )
-    return (
-        page.section("Do it again", "The same seeds give the same pictures.", f"<pre>{body}</pre>{footer}")
-        if typed
-        else footer
-    )
+    return page.section("Do it again", "The same seeds give the same pictures.", f"<pre>{body}</pre>{footer}") if typed else footer

@@ -209,9 +209,7 @@ def evaluate_folders(
         size: side to resize both to. judge: folder of a judge, for its features.
     Raises: EvaluationError for missing, empty and unequal folders and for unreadable pictures, each by name.
     """
-    networks: list[FeatureNetwork] = (
-        [Inception(inception if isinstance(inception, Path) else None)] if inception else []
-    )
+    networks: list[FeatureNetwork] = [Inception(inception if isinstance(inception, Path) else None)] if inception else []
     networks += [Clip(clip)] if clip else []
     paths, real_paths = pictures.find(images), pictures.find(references)
     if num is None and len(paths) != len(real_paths):

@@ -52,11 +52,7 @@ def samples(evaluation: dict[str, Any], pictures: Pictures) -> str:
     columns = len(names) if 2 <= len(names) <= 12 else 10
     shown = shown[: columns * 10]
     heads = ""
-    if (
-        columns == len(names)
-        and pictures.labels is not None
-        and list(pictures.labels[:columns]) == list(range(columns))
-    ):
+    if columns == len(names) and pictures.labels is not None and list(pictures.labels[:columns]) == list(range(columns)):
         cells = "".join(f"<span>{escape(name)}</span>" for name in names)
         heads = f'<div class="heads" style="grid-template-columns:repeat({columns},1fr)">{cells}</div>'
     sheet = page.image(page.png(page.sheet(shown, columns)), alt="a grid of samples")
@@ -72,10 +68,7 @@ def samples(evaluation: dict[str, Any], pictures: Pictures) -> str:
     gif = ""
     if pictures.trajectory:
         moving = page.image(page.data_uri(pictures.trajectory, "image/gif"), alt="noise becoming pictures")
-        gif = (
-            f'<figure class="sheet"><figcaption>From noise to picture, in {pictures.steps} '
-            f"steps</figcaption>{moving}</figure>"
-        )
+        gif = f'<figure class="sheet"><figcaption>From noise to picture, in {pictures.steps} steps</figcaption>{moving}</figure>'
     return page.section(
         "Samples",
         f"{how}The first {len(shown)}, as they came; none was chosen.",
@@ -102,9 +95,7 @@ def adherence(evaluation: dict[str, Any]) -> str:
             share = count / max(1, sum(row))
             strength = 100 * share if column == asked else min(100, 600 * share)
             kind = "hit" if column == asked else "miss"
-            cells.append(
-                f'<td class="{kind}{" dark" if strength > 55 else ""}" style="--s:{strength:.0f}">{count or ""}</td>'
-            )
+            cells.append(f'<td class="{kind}{" dark" if strength > 55 else ""}" style="--s:{strength:.0f}">{count or ""}</td>')
         rows.append(f"<tr><th>{escape(names[asked])}</th>{''.join(cells)}</tr>")
     matrix = (
         '<figure><figcaption>Asked for (rows), found (columns)</figcaption><div class="wide"><table '
@@ -152,9 +143,7 @@ def extremes(evaluation: dict[str, Any], pictures: Pictures) -> str:
             if entry["image"] < len(pictures.images):
                 shown = page.pixels(pictures.images[entry["image"]], alt=entry["asked"])
                 seen = "" if entry["found"] == entry["asked"] else f"<br>seen as {escape(entry['found'])}"
-                figures.append(
-                    f"<figure>{shown}{escape(entry['asked'])}{seen}<br>{number(entry['probability'], 2)}</figure>"
-                )
+                figures.append(f"<figure>{shown}{escape(entry['asked'])}{seen}<br>{100 * entry['probability']:.2g} %</figure>")
         return f'<div class="strip">{"".join(figures)}</div>' if figures else ""
 
     worst, best = strip("worst"), strip("best")
@@ -234,9 +223,7 @@ def training(evaluation: dict[str, Any], pictures: Pictures) -> str:
     names = [f"{i / len(by_time):.1f}" for i in range(len(by_time))]
     bars = charts.bars(by_time, names, x="time: 0 is data, 1 is noise", y="held-out loss by time") if by_time else ""
     charts_of = f'<div class="two">{left}{right}{bars}{below}</div>' if left else ""
-    return page.section(
-        "Training", "Loss on the way, and on fixed images, noise and times that training never saw.", charts_of
-    )
+    return page.section("Training", "Loss on the way, and on fixed images, noise and times that training never saw.", charts_of)
 
 
 def _smoothed(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

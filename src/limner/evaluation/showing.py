@@ -28,10 +28,7 @@ def show(who: Subject, made: Made, evaluation: dict[str, Any]) -> Path:
     """Write RUN/report.html of an evaluation and return where it is."""
     pairs = []
     if evaluation.get("memorisation") and who.real.train is not None:
-        pairs = [
-            (made.images[entry["image"]], who.real.train[entry["train"]])
-            for entry in evaluation["memorisation"]["closest"]
-        ]
+        pairs = [(made.images[entry["image"]], who.real.train[entry["train"]]) for entry in evaluation["memorisation"]["closest"]]
     return write_report(
         who.run,
         evaluation,
@@ -53,10 +50,7 @@ def progress_of(run: Path) -> list[tuple[str, bytes]]:
     found = sorted((run / "samples").glob("step-*.png"))
     if len(found) > MOST_PROGRESS:
         found = [found[round(i * (len(found) - 1) / (MOST_PROGRESS - 1))] for i in range(MOST_PROGRESS)]
-    return [
-        (f"after {int(path.stem[5:]):,} steps" if path.stem[5:].isdigit() else path.stem, path.read_bytes())
-        for path in found
-    ]
+    return [(f"after {int(path.stem[5:]):,} steps" if path.stem[5:].isdigit() else path.stem, path.read_bytes()) for path in found]
 
 
 def moving(model: Model, prompts: list[str], seeds: list[int], sampling: Sampling, *, scale: int = 2) -> bytes:

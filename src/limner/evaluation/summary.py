@@ -10,9 +10,7 @@ from limner.evaluation.compare import Comparison
 def summary(result: dict[str, Any]) -> str:
     """Return an evaluation as text."""
     counts = result["counts"]
-    lines = [
-        f"{counts['images']} images; distances between {counts['compared']} made and {counts['compared']} real ones"
-    ]
+    lines = [f"{counts['images']} images; distances between {counts['compared']} made and {counts['compared']} real ones"]
     if "adherence" in result:
         found = result["adherence"]
         judge = result["provenance"].get("judge") or {}
@@ -20,9 +18,7 @@ def summary(result: dict[str, Any]) -> str:
         right = f"   (the judge itself: {accuracy:.1%} on real images)" if accuracy else ""
         lines.append(f"prompt adherence      {_interval(found['accuracy'], percent=True)}{right}")
     if "verified" in result:
-        lines += [
-            f"{'read back: ' + key:<21} {_interval(value, percent=True)}" for key, value in result["verified"].items()
-        ]
+        lines += [f"{'read back: ' + key:<21} {_interval(value, percent=True)}" for key, value in result["verified"].items()]
     if "clip_score" in result:
         lines.append(f"CLIP score            {_interval(result['clip_score'])}")
     for network, measures in result["distances"].items():
@@ -51,11 +47,7 @@ def comparison(found: Comparison) -> str:
         rows = sorted(found.rows, key=lambda row: order.index(row["name"])) if order else found.rows
         for place, row in enumerate(rows, 1):
             value = row[column]
-            shown = (
-                "-"
-                if value is None
-                else f"{_number(value['value'])}  [{_number(value['low'])}, {_number(value['high'])}]"
-            )
+            shown = "-" if value is None else f"{_number(value['value'])}  [{_number(value['low'])}, {_number(value['high'])}]"
             lines.append(f"  {str(place) + '.' if order else '  '} {row['name']:<{width}}  {shown}")
         if column in found.refusals:
             lines.append(f"     not ranked: {found.refusals[column]}")

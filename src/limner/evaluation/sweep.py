@@ -40,9 +40,7 @@ def parse_grid(texts: list[str]) -> dict[str, list[Any]]:
         if not sign or not values:
             raise ConfigError(f"{text!r}: a sweep is written field=value,value,..., such as guidance=0,1,2.")
         if key not in allowed:
-            raise ConfigError(
-                f"sweep: there is no field {key!r}.{nearest(key, allowed)} Allowed: {', '.join(allowed)}."
-            )
+            raise ConfigError(f"sweep: there is no field {key!r}.{nearest(key, allowed)} Allowed: {', '.join(allowed)}.")
         try:
             grid[key] = [yaml.safe_load(value) for value in values.split(",")]
         except yaml.YAMLError as error:
@@ -90,9 +88,7 @@ def sweep(
         result = evaluate(
             made.images, who.real, labels=labels, judge=who.judge, compared=compared, intervals=False, cache=who.cache
         )
-        points.append(
-            way | _point(result) | {"network_evaluations": made.evaluations, "seconds": round(made.seconds, 2)}
-        )
+        points.append(way | _point(result) | {"network_evaluations": made.evaluations, "seconds": round(made.seconds, 2)})
         if progress:
             progress("sweeping", (turn + 1) / len(ways))
     facts = provenance(who, made, command=command) | {"judge": who.judge.describe() if who.judge else None}
@@ -140,9 +136,7 @@ def put_ema(model: Model, run: Path, width: float) -> None:
 def _point(result: dict[str, Any]) -> dict[str, Any]:
     measures = next(iter(result["distances"].values()))  # the judge's where there is one, else the control's
     accuracy = result["adherence"]["accuracy"]["value"] if "adherence" in result else None
-    return {"accuracy": accuracy} | {
-        key: measures[key]["value"] for key in ("frechet", "precision", "recall", "coverage")
-    }
+    return {"accuracy": accuracy} | {key: measures[key]["value"] for key in ("frechet", "precision", "recall", "coverage")}
 
 
 def _floor(result: dict[str, Any]) -> float | None:

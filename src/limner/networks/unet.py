@@ -72,22 +72,13 @@ class UNet(NetworkConfig):
         return UNetModule(self, channels=channels, text_width=text_width).to(memory_format=torch.channels_last)
 
 
-class ImageNorm(nn.Module):
-    """GroupNorm with one group and a scale and shift a channel, for [B C H W] laid out channels-last.
+def image_norm(x: Tensor) -> Tensor:
+    """Return x [B C H W], laid out channels-last, with mean 0 and variance 1 over each image: GroupNorm with one group, no weights.
 
-    As a LayerNorm over H·W·C it is one pass over contiguous memory (measured: LOG.md).
+    As a LayerNorm over H·W·C it is one pass over contiguous memory; scales and shifts come from FiLM (measured: LOG.md).
     """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x normalised, in x's precision."""
-        _, c, h, w = x.shape
-        weight, bias = (p.to(x.dtype).expand(h, w, c).contiguous() for p in (self.weight, self.bias))
-        return F.layer_norm(x.permute(0, 2, 3, 1), (h, w, c), weight, bias).permute(0, 3, 1, 2)
+    _, c, h, w = x.shape
+    return F.layer_norm(x.permute(0, 2, 3, 1), (h, w, c)).permute(0, 3, 1, 2)
 
 
 class ResidualBlock(nn.Module):
@@ -97,9 +88,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width_in: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.norm1 = ImageNorm(width_in)
         self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
-        self.norm2 = ImageNorm(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         self.skip = nn.Conv2d(width_in, width, 1) if width_in != width else nn.Identity()
         self.dropout = nn.Dropout(dropout)
@@ -110,8 +99,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, film: Tensor) -> Tensor:
         """Return [B, width, H, W] for x [B, width_in, H, W] and film [B, 2·width]."""
         scale, shift = film[:, :, None, None].to(x.dtype).chunk(2, dim=1)
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        h = self.conv1(F.silu(image_norm(x)))
+        h = torch.addcmul(shift, image_norm(h), 1 + scale)
         return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
 
 
@@ -123,7 +112,6 @@ class Attention(nn.Module):
     def __init__(self, width: int, head_width: int, text_width: int) -> None:
         super().__init__()
         self.num_heads = width // head_width
-        self.norm = ImageNorm(width)
         self.pixels = nn.Linear(width, 3 * width)
         self.text_norm = nn.LayerNorm(text_width)
         self.text = nn.Linear(text_width, 2 * width)
@@ -134,7 +122,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """Return x [B C H W] changed by attention; tokens [B L D], mask [B L]."""
         b, c, h, w = x.shape
-        q, k, v = self.pixels(self.norm(x).flatten(2).transpose(1, 2)).chunk(3, dim=-1)
+        q, k, v = self.pixels(image_norm(x).flatten(2).transpose(1, 2)).chunk(3, dim=-1)
         text_k, text_v = self.text(self.text_norm(tokens)).chunk(2, dim=-1)
         q, k, v = (split_heads(part, self.num_heads) for part in (q, torch.cat([k, text_k], 1), torch.cat([v, text_v], 1)))
         y = attend(q, k, v, F.pad(mask, (h * w, 0), value=True)[:, None, None, :])
@@ -177,7 +165,6 @@ class UNetModule(nn.Module):
             self.up.append(Level([2 * width if config.skips == "cat" else width] * n, width, config.attention[i], config, text_width))
             if i:
                 self.grow.append(nn.Conv2d(width, 4 * widths[i - 1], 1))  # then depth-to-space: x2
-        self.norm = ImageNorm(widths[0])
         self.out = nn.Conv2d(widths[0], folded, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
@@ -220,6 +207,6 @@ class UNetModule(nn.Module):
             h = run(level, h, kept)  # type: ignore[arg-type]
             if i < len(self.grow):
                 h = F.pixel_shuffle(self.grow[i](h), 2)
-        y = self.out(F.silu(self.norm(h)))
+        y = self.out(F.silu(image_norm(h)))
         return F.pixel_shuffle(y, self.config.patch)
 

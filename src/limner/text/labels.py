@@ -17,7 +17,6 @@ from limner.errors import CheckpointError, ConfigError, PromptError, nearest
 from limner.text.base import TextConfig, TextEncoder
 from limner.types import Conditioning
 
-
 MAX_CLASSES = 1_000_000
 
 

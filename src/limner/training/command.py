@@ -12,6 +12,7 @@ from typing import Any
 
 from limner import plan as planning
 from limner import recipe as recipes
+from limner.allocator import keep_freed_memory
 from limner.config import read_yaml
 from limner.errors import ConfigError, LimnerError
 from limner.recipe import Recipe
@@ -32,6 +33,7 @@ def train(name: str, overrides: list[str], *, out: Path | None, resume: bool, ca
     """
     _ranks_from_slurm()
     _processes_from_accelerate()
+    keep_freed_memory()
     if (Path(name) / "config.yaml").is_file() and out is None:
         out = Path(name)
         if not resume:

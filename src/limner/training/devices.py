@@ -9,12 +9,13 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 
 
 class StopFlag:
@@ -36,9 +37,9 @@ def catching_signals() -> Iterator[StopFlag]:
     flag = StopFlag()
     old: dict[int, Any] = {}
     try:
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        for caught in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             try:
-                old[number] = signal.signal(number, flag.handle)
+                old[caught] = signal.signal(caught, flag.handle)
             except ValueError:  # not the main thread (a notebook's or server's worker)
                 break
         yield flag
@@ -50,7 +51,9 @@ def catching_signals() -> Iterator[StopFlag]:
 def accelerator() -> Accelerator:
     """Return the Accelerator of this process: GPUs where there are, else the CPU; DDP when a launcher started several."""
     distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return Accelerator(cpu=distributed and not torch.cuda.is_available(), mixed_precision="no")
+    # Decoding data, previews and checkpoints happen on one process while the others wait in a collective: it must not give up on them.
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=2))
+    return Accelerator(cpu=distributed and not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[patience])
 
 
 def agree(values: list[float], device: torch.device) -> list[float]:

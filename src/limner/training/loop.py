@@ -23,12 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limner.cluster.monitor import sample as usage
 from limner.codecs import Codec
 from limner.data.order import Order, draws
 from limner.data.store import Store
 from limner.errors import CheckpointError, ConfigError, NumericalError
 from limner.files import write_text
 from limner.model import Model, ModelConfig, assemble, autocast, probe_precision
+from limner.plan import refuse_if_too_large
 from limner.recipe import Recipe, Train, to_yaml
 from limner.samplers import get_sampler
 from limner.training import checkpoint, sharding
@@ -130,6 +132,8 @@ class Session:
         get_sampler(recipe.sample.sampler)  # of the previews: refused now, not at the first one
         with self.accelerator.main_process_first():
             self.store = recipe.data.open(cache)
+        if recipe.data.shape is None:  # only now is it known how large the images are
+            refuse_if_too_large(recipe, world=self.world, shape=tuple(self.store.images.shape[1:]))
         torch.manual_seed(recipe.train.seed)
         self.model = build_model(recipe, self.store)
         self.order = Order(self.store.split("train"), recipe.train.seed)
@@ -351,6 +355,7 @@ class Session:
             "seconds": round(self.seconds, 3),
             "budget": round(min(budget, 1.0), 6),
             **window.numbers(),
+            **{key: round(value, 3) for key, value in usage().items()},
             "learning_rate": train.lr * learning_rate(train, self.step - 1, before),
         }
 
