@@ -98,7 +98,7 @@ PARTS = [
 
 
 @pytest.mark.parametrize(
-    "part", PARTS, ids=lambda part: str(getattr(part, "kind", getattr(part, "function", part)))[:40]
+    "part", PARTS, ids=lambda part: getattr(part, "kind", getattr(getattr(part, "function", part), "__name__", "part"))
 )
 def test_our_own_parts_conform(part: object) -> None:
     _, checks = checks_for(part, "ours.py:part")

@@ -55,9 +55,7 @@ def test_a_clip_score_stands_beside_that_of_shuffled_captions():
         name, sha256 = "stub", "0"
 
         def scores(self, images, prompts):
-            return np.array(
-                [30.0 if image.max() == len(prompt) else 10.0 for image, prompt in zip(images, prompts, strict=True)]
-            )
+            return np.array([30.0 if image.max() == len(prompt) else 10.0 for image, prompt in zip(images, prompts, strict=True)])
 
     images = np.array([1, 2, 3, 4], np.uint8).reshape(4, 1, 1, 1)
     found = clip_score(Stub(), images, ["a", "bb", "ccc", "dddd"])

@@ -182,9 +182,7 @@ def test_two_thousand_neighbours_take_less_than_two_seconds(rng):
     assert process_time() - start < 2
 
 
-@pytest.mark.parametrize(
-    "function", [d.frechet_distance, d.kernel_distance, d.sliced_wasserstein, d.neighbour_measures]
-)
+@pytest.mark.parametrize("function", [d.frechet_distance, d.kernel_distance, d.sliced_wasserstein, d.neighbour_measures])
 class TestRefusals:
     def test_unequal_counts_are_refused_with_the_count_to_take(self, function, rng):
         with pytest.raises(EvaluationError, match=r"600 images against 599.*\n.*--num 599"):

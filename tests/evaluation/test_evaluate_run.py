@@ -61,9 +61,7 @@ def test_a_run_is_judged_and_everything_is_written(trained, quick):
     assert found["counts"] == {"images": 60, "references": 72, "compared": 60}
     assert len(found["spread"]["accuracy"]["values"]) == 2 and found["spread"]["accuracy"]["deviation"] is not None
     facts = found["provenance"]
-    assert (
-        len(facts["model"]["sha256"]) == 64 and facts["model"]["ema"] == 0.1 and facts["model"]["precision"] == "fp32"
-    )
+    assert len(facts["model"]["sha256"]) == 64 and facts["model"]["ema"] == 0.1 and facts["model"]["precision"] == "fp32"
     assert facts["sampling"]["steps"] == 3 and facts["seeds"] == {"first": 0, "num": 60}
     assert facts["network_evaluations"] == pytest.approx(5)  # three steps, guided at two: both halves counted
     assert facts["judge"]["seen"]["splits"] == ["judge"] and "torch" in facts["machine"]["versions"]
@@ -97,9 +95,7 @@ def test_the_page_escapes_what_it_is_given(tmp_path):
     from limner.evaluation.sections import Pictures
 
     images, _ = glyphs(520, 0)
-    found = evaluate(
-        images, Real(glyphs(520, 1)[0]), intervals=False, provenance={"command": "<script>alert(1)</script>"}
-    )
+    found = evaluate(images, Real(glyphs(520, 1)[0]), intervals=False, provenance={"command": "<script>alert(1)</script>"})
     found["warnings"] = ["<b>bold</b>"]
     text = write_report(tmp_path / "<i>", found, Pictures(images), path=tmp_path / "page.html").read_text()
     assert "<script" not in text and "<b>bold" not in text and "<i>" not in text

@@ -42,10 +42,7 @@ def test_pictures_from_the_same_source_as_the_references_score_like_real_ones(fa
     assert faithful["adherence"]["accuracy"]["value"] > 0.97
     assert abs(faithful["adherence"]["accuracy"]["value"] - faithful["adherence"]["real"]["value"]) < 0.02
     assert ratio(faithful) < 3 and ratio(faithful, "random-conv") < 3
-    assert (
-        faithful["distances"]["judge-conv"]["frechet"]["ceiling"]
-        > 50 * faithful["distances"]["judge-conv"]["frechet"]["value"]
-    )
+    assert faithful["distances"]["judge-conv"]["frechet"]["ceiling"] > 50 * faithful["distances"]["judge-conv"]["frechet"]["value"]
     assert abs(faithful["memorisation"]["probability"]["value"] - 0.5) < 0.05
     assert faithful["memorisation"]["copies"]["value"] < 0.04
     assert faithful["warnings"] == []
@@ -85,9 +82,7 @@ def test_a_copied_training_set_is_seen_by_memorisation_and_by_nothing_else(judge
 
 
 def test_nearly_copied_pictures_are_seen_too(judge, real):
-    near = np.clip(real.train[:600] + np.random.default_rng(0).normal(0, 3, real.train[:600].shape), 0, 255).astype(
-        np.uint8
-    )
+    near = np.clip(real.train[:600] + np.random.default_rng(0).normal(0, 3, real.train[:600].shape), 0, 255).astype(np.uint8)
     assert score(near, np.full(600, -1), judge, real)["memorisation"]["copies"]["value"] > 0.9
 
 
@@ -103,9 +98,7 @@ def test_one_class_only_is_seen_by_recall_and_coverage_where_precision_sees_noth
 
 def test_a_judge_that_has_seen_the_generators_images_says_so(good, judge, real):
     known = dataclasses.replace(judge, seen=Seen("glyphs", ("train", "judge"), 1))
-    assert any(
-        "trained on images that the generator was" in warning for warning in score(*good, known, real)["warnings"]
-    )
+    assert any("trained on images that the generator was" in warning for warning in score(*good, known, real)["warnings"])
 
 
 def test_everything_that_has_to_be_known_is_in_the_result(faithful, judge):

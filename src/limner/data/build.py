@@ -40,6 +40,7 @@ def open_or_build(source: Source, cache: Path, *, processes: int | None = None) 
 
     Raises: DataError when the source cannot be read, captions are missing, too many files are bad, or the disk is full.
     """
+    source = source.model_copy()  # a source may keep notes while it is read; the caller's stays as it was
     config = source.model_dump(mode="json", exclude=set(NOT_CONTENT))
     paths = {key: str(value.resolve()) for key, value in source if isinstance(value, Path)}
     key = hashlib.sha256(canonical([FORMAT, config, paths, source.stamp()])).hexdigest()
@@ -66,9 +67,7 @@ def open_or_build(source: Source, cache: Path, *, processes: int | None = None) 
                     store = read()
         except OSError as error:
             where = getattr(error, "filename", None) or cache
-            raise DataError(
-                f"{where}: the store cannot be written: {error.strerror or error}. Choose another cache."
-            ) from error
+            raise DataError(f"{where}: the store cannot be written: {error.strerror or error}. Choose another cache.") from error
     store.notices += notices
     _refuse_too_many_bad(store, source.max_bad)
     return store
@@ -125,9 +124,7 @@ def _fill(source: Source, folder: Path, config: dict[str, Any], processes: int) 
     (folder / "meta.json").write_bytes(sealed(meta))
 
 
-def _decode_all(
-    source: Source, images: Path, processes: int
-) -> tuple[list[Example], dict[int, str], tuple[int, int, int]]:
+def _decode_all(source: Source, images: Path, processes: int) -> tuple[list[Example], dict[int, str], tuple[int, int, int]]:
     """Write every example's pixels to its row; return the examples (without images), the bad rows and the shape."""
     found: list[Example] = []
     bad: dict[int, str] = {}
@@ -208,9 +205,7 @@ def _labels(source: Source, kept: list[Example]) -> tuple[np.ndarray, list[str]]
             labels[row] = index[label]
         elif label is not None:
             if label < 0 or (names and label >= len(names)):
-                raise DataError(
-                    f"{example.name}: label {label}, but there are {len(names)} class names: {shorten(names, 200)}."
-                )
+                raise DataError(f"{example.name}: label {label}, but there are {len(names)} class names: {shorten(names, 200)}.")
             labels[row] = label
     if not names and labels.max(initial=-1) >= 0:
         names = [str(label) for label in range(int(labels.max()) + 1)]
@@ -246,9 +241,7 @@ def _captions(
             captions = by_class[label]
         else:
             values = {k: str(v) for k, v in example.attributes.items() if isinstance(v, str | int | float)}
-            captions = render(
-                templates, {**values, **class_values(class_names, label)}, example.texts, where=example.name
-            )
+            captions = render(templates, {**values, **class_values(class_names, label)}, example.texts, where=example.name)
         if not captions:
             missing = sum(not any(text.strip() for text in other.texts) for other in kept)
             raise DataError(

@@ -84,9 +84,7 @@ def class_values(class_names: Sequence[str], label: int) -> dict[str, str]:
     return {"class": class_names[label], "word": spoken(class_names[label]), "index": str(label)}
 
 
-def render(
-    templates: Sequence[str], values: Mapping[str, str], texts: Sequence[str] = (), *, where: str = "captions"
-) -> list[str]:
+def render(templates: Sequence[str], values: Mapping[str, str], texts: Sequence[str] = (), *, where: str = "captions") -> list[str]:
     """Return the distinct captions that the templates make, in their order; `{text}` gives one for each text.
 
     Raises: DataError naming `where` and the field that has no value there.

@@ -63,25 +63,17 @@ class Checked:
             out.append(f"{len(self.classes)} classes: {_cut(shown, len(self.classes), limit, ', ')}")
         fewest, most = self.captions_per_image
         each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        out.append(
-            f"{self.num_captions} captions, {each} an image, {self.words} words, at most {self.longest} characters"
-        )
+        out.append(f"{self.num_captions} captions, {each} an image, {self.words} words, at most {self.longest} characters")
         out += [f"  {caption}" for caption in self.examples]
-        out.append(
-            "mean " + " ".join(f"{v:.3f}" for v in self.mean) + ", std " + " ".join(f"{v:.3f}" for v in self.std)
-        )
+        out.append("mean " + " ".join(f"{v:.3f}" for v in self.mean) + ", std " + " ".join(f"{v:.3f}" for v in self.std))
         repeated = sum(len(group) - 1 for group in self.duplicates)
         out.append(f"{repeated} duplicates; {self.leaks} images of judge or test have a twin in train")
         out += [f"  {' = '.join(group[:4])}" for group in self.duplicates[:limit]]
         if self.constant:
-            out.append(
-                f"{len(self.constant)} images of one value only: {_cut(self.constant, len(self.constant), limit, ', ')}"
-            )
+            out.append(f"{len(self.constant)} images of one value only: {_cut(self.constant, len(self.constant), limit, ', ')}")
         out.append(f"{len(self.bad)} bad files" + (", left out:" if self.bad else ""))
         out += [f"  {path}: {reason}" for path, reason in self.bad[:limit]]
-        out += [f"  ... and {len(self.bad) - limit} more: {self.folder / 'meta.json'}, key bad"] * (
-            len(self.bad) > limit
-        )
+        out += [f"  ... and {len(self.bad) - limit} more: {self.folder / 'meta.json'}, key bad"] * (len(self.bad) > limit)
         out.append(f"store: {self.folder}")
         return out
 

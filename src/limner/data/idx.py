@@ -87,9 +87,7 @@ class Idx(Source):
         """Return where the files are. Raises: DataError for a wrong `path`, MissingError when `name` is nowhere."""
         if self.path is not None:
             if not self.path.is_dir():
-                raise DataError(
-                    f"{self.path}: there is no such folder. It should hold train-images-idx3-ubyte and the like."
-                )
+                raise DataError(f"{self.path}: there is no such folder. It should hold train-images-idx3-ubyte and the like.")
             return self.path
         assert self.name is not None
         for place in map(Path, FOLDERS[self.name]):
@@ -107,9 +105,7 @@ class Idx(Source):
         for images in _image_files(folder):
             test = "t10k" in images.name or "test" in images.name
             if test in pairs:
-                raise DataError(
-                    f"{folder}: {pairs[test][0].name} and {images.name}: leave only one of them in this folder."
-                )
+                raise DataError(f"{folder}: {pairs[test][0].name} and {images.name}: leave only one of them in this folder.")
             wanted = _stem(images).replace("images", "labels").replace("idx3", "idx1")
             labels = next((path for path in sorted(folder.iterdir()) if _stem(path) == wanted), None)
             if labels is None:
@@ -159,24 +155,18 @@ def read_header(file: BinaryIO, path: Path, *, dims: int) -> list[int]:
     """
     head = _exactly(file, 4, path)
     if head[:2] != b"\0\0":
-        raise DataError(
-            f"{path}: not an IDX file: it begins with {head.hex(' ')}, and should with 00 00 08 {dims:02x}."
-        )
+        raise DataError(f"{path}: not an IDX file: it begins with {head.hex(' ')}, and should with 00 00 08 {dims:02x}.")
     if head[2] != 8 or head[3] != dims:
         raise DataError(
             f"{path}: type 0x{head[2]:02x}, {head[3]} dimensions; only unsigned bytes (0x08) with {dims} are read here."
         )
     shape = np.frombuffer(_exactly(file, 4 * dims, path), ">u4").astype(object).tolist()
     if not 0 < shape[0] <= MAX_IMAGES or any(not 0 < side <= MAX_SIDE for side in shape[1:]):
-        raise DataError(
-            f"{path}: its header says {' x '.join(map(str, shape))}, which cannot be. Fetch the file again."
-        )
+        raise DataError(f"{path}: its header says {' x '.join(map(str, shape))}, which cannot be. Fetch the file again.")
     claimed, size = 4 + 4 * dims + math.prod(shape), path.stat().st_size
     if isinstance(file, gzip.GzipFile):
         if claimed > MAX_RATIO * size:
-            raise DataError(
-                f"{path}: its header says {claimed} bytes, which {size} gzipped bytes cannot hold. Fetch it again."
-            )
+            raise DataError(f"{path}: its header says {claimed} bytes, which {size} gzipped bytes cannot hold. Fetch it again.")
     elif claimed != size:
         fault = "truncated" if size < claimed else "too long"
         raise DataError(f"{path}: {fault}: its header says {claimed} bytes, the file has {size}. Fetch it again.")

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import limner
 from limner.data.worker import Item, decode_rows
 from limner.errors import DataError
 
@@ -67,9 +66,7 @@ class Pool:
 
     def put(self, row: int, item: Item) -> None:
         """Decode `item` (a path as str, or bytes) into `row`. Rows come in rising order."""
-        if self._items and (
-            row != self._row + len(self._items) or len(self._items) >= NUM_ITEMS or self._bytes > NUM_BYTES
-        ):
+        if self._items and (row != self._row + len(self._items) or len(self._items) >= NUM_ITEMS or self._bytes > NUM_BYTES):
             self._send()
         if not self._items:
             self._row = row
@@ -127,8 +124,8 @@ class Pool:
                 return
 
     def _start(self) -> subprocess.Popen[bytes]:
-        package = str(Path(limner.__path__[0]).parent)
-        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+        package = Path(__file__).parents[2]  # where the worker finds limner, installed or not
+        paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
         worker = subprocess.Popen(
             [sys.executable, "-m", "limner.data.worker"],
             stdin=subprocess.PIPE,
@@ -149,9 +146,7 @@ class Pool:
         except (OSError, ValueError) as error:
             if not self._stopping and self._error is None:
                 died = isinstance(error, ValueError | BrokenPipeError)
-                self._error = (
-                    DataError(f"{_first(items)}: the decoder died on it or one of the next.") if died else error
-                )
+                self._error = DataError(f"{_first(items)}: the decoder died on it or one of the next.") if died else error
 
     def _next(self) -> Job | None:
         while not self._stopping:

@@ -115,9 +115,7 @@ def _things(words: str, prompt: str) -> tuple[Thing, ...]:
     for word in words.split():
         at = next((i for i in range(stage, 4) if word in stages[i]), None)
         if at is None:
-            known = [known for names in stages for known in names] + [
-                part for name in RELATIONS for part in name.split()
-            ]
+            known = [known for names in stages for known in names] + [part for name in RELATIONS for part in name.split()]
             fault = f"{word!r} stands where it cannot" if word in known else f"the word {word!r} is unknown"
             hint = "" if word in known else nearest(word, known)
             raise PromptError(

@@ -98,9 +98,7 @@ class Shapes(Source):
             held_out = test and (i - num) % 2 == 0 and bool(self.held_out)
             scene = self.scene(rng, held_out=held_out)
             attributes = {"scene": scene.as_dict(), "held_out": held_out}
-            yield Example(
-                draw(scene, self.size, rng), f"shapes/{i}", None, tuple(scene.captions()), attributes, test=test
-            )
+            yield Example(draw(scene, self.size, rng), f"shapes/{i}", None, tuple(scene.captions()), attributes, test=test)
 
 
 def all_pairs() -> list[tuple[str, str]]:

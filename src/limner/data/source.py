@@ -78,9 +78,7 @@ class Source(Config):
         for template in self.captions:
             parse_template(template)
         if self.judge + self.test >= 1:
-            raise ConfigError(
-                f"judge={self.judge:g} and test={self.test:g} leave nothing to train on: their sum must be below 1."
-            )
+            raise ConfigError(f"judge={self.judge:g} and test={self.test:g} leave nothing to train on: their sum must be below 1.")
         return self
 
     @property

@@ -128,9 +128,7 @@ class Store:
     def class_captions(self, label: int) -> list[str]:
         """Return the captions that the templates make of a class; empty where no template is about classes alone."""
         if not 0 <= label < max(len(self.class_names), 1):
-            raise DataError(
-                f"class {label}: there are {len(self.class_names)} classes, 0 to {len(self.class_names) - 1}."
-            )
+            raise DataError(f"class {label}: there are {len(self.class_names)} classes, 0 to {len(self.class_names) - 1}.")
         return list(self.captions.by_class[label]) if self.captions.by_class else []
 
     def label_of_prompt(self, prompt: str) -> int | None:

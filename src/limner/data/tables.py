@@ -85,9 +85,7 @@ class Roles:
         """Return the example of a row; a row that cannot be used is marked bad."""
         example = Example(None, name)
         try:
-            example.texts = tuple(
-                text for column in self.texts for text in _texts(row.get(column), f"{name}: {column}")
-            )
+            example.texts = tuple(text for column in self.texts for text in _texts(row.get(column), f"{name}: {column}"))
             example.label = label_of(row.get(self.label), where=name) if self.label else None
             example.image, path = _image(row.get(self.image), name, folder)
             example.name = path or name
@@ -218,9 +216,7 @@ class Csv(Table):
             reader = csv.DictReader(self._lines(), delimiter="\t" if tabs else ",", strict=True)
             for row in reader:
                 if None in row:
-                    raise DataError(
-                        f"{self.path}, line {reader.line_num}: more values than the first line has columns."
-                    )
+                    raise DataError(f"{self.path}, line {reader.line_num}: more values than the first line has columns.")
                 yield {key: value for key, value in row.items() if value is not None}
         except csv.Error as error:
             raise DataError(f"{self.path}: not a table of comma-separated values: {error}.") from None

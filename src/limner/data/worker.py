@@ -20,9 +20,7 @@ from limner.data.decoding import UnreadableError, decode
 Item = str | bytes
 
 
-def decode_rows(
-    fd: int, row: int, items: list[Item], shape: tuple[int, int, int], *, own_size: bool
-) -> list[tuple[int, str]]:
+def decode_rows(fd: int, row: int, items: list[Item], shape: tuple[int, int, int], *, own_size: bool) -> list[tuple[int, str]]:
     """Decode `items` into consecutive rows of the open file `fd` from `row` on; return (row, reason) of the bad ones.
 
     Arguments:
@@ -39,9 +37,7 @@ def decode_rows(
                 pixels = decode(item, channels=shape[0], size=None if own_size else shape[1:])
                 if pixels.shape != shape:
                     size, expected = pixels.shape[1:][::-1], shape[1:][::-1]
-                    raise UnreadableError(
-                        f"{size[0]}x{size[1]} pixels, the others {expected[0]}x{expected[1]}: give a `size`"
-                    )
+                    raise UnreadableError(f"{size[0]}x{size[1]} pixels, the others {expected[0]}x{expected[1]}: give a `size`")
                 rows[k] = pixels
             except UnreadableError as error:
                 bad.append((row + k, str(error)))

@@ -101,7 +101,7 @@ def distill(
     options: Options | None = None,
     say: Say = lambda words: None,
 ) -> Distilled:
-    """Return a student of `steps` evaluations, on the teacher's device; the teacher is left as it is.
+    """Return a student of `steps` evaluations, on the teacher's device; the teacher is left as it is, and they share a text encoder.
 
     Arguments:
         prompts: what the student is taught to answer, drawn evenly.
@@ -131,8 +131,7 @@ def distill(
     paths_seconds = perf_counter() - begun
     say(f"{len(pool)} paths of the teacher in {paths_seconds:.0f} s")
     times, _ = student_times(config.process, steps, t_max=config.t_max)
-    network = copy.deepcopy(teacher.network)
-    student = Model(config, copy.deepcopy(teacher.text), network, precision=teacher.precision)
+    student = Model(config, teacher.text, copy.deepcopy(teacher.network), precision=teacher.precision)
     metrics = list(fit(student, pool, times, budget, options, generator, begun=begun, say=say))
     facts = {
         "method": METHOD,

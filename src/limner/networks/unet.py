@@ -69,7 +69,8 @@ class UNet(NetworkConfig):
                 f"Choose another data.size, patch or number of widths."
             )
         # Channels last: convolutions and per-pixel norms both read memory in order (measured: 1.2 times the training speed on a CPU).
-        return UNetModule(self, channels=channels, text_width=text_width).to(memory_format=torch.channels_last)
+        module = UNetModule(self, channels=channels, text_width=text_width)
+        return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def image_norm(x: Tensor) -> Tensor:
@@ -168,7 +169,7 @@ class UNetModule(nn.Module):
         self.out = nn.Conv2d(widths[0], folded, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
-        films = [block.film_width for level in self._levels() for block in level.blocks]  # type: ignore[union-attr]
+        films: list[int] = [block.film_width for level in self._levels() for block in level.blocks]  # type: ignore[misc]
         self.film_widths = films
         self.film = nn.Linear(config.embedding, sum(films))
         nn.init.zeros_(self.film.weight)

@@ -127,12 +127,12 @@ class TransformerEncoder(TextEncoder):
 
     def token_ids(self, caption: str) -> list[int]:
         """Return the caption's token ids, the start token first, cut at `length`; remembered for captions seen before."""
-        ids = self._ids.get(caption)
-        if ids is None:
-            start = self.tokenizer.token_to_id(_START)
-            ids = [start, *self.tokenizer.encode(caption, add_special_tokens=False).ids][: self.config.length]
-            if len(self._ids) < 500_000:
-                self._ids[caption] = ids
+        if caption in self._ids:
+            return self._ids[caption]
+        start = self.tokenizer.get_vocab()[_START]
+        ids = [start, *self.tokenizer.encode(caption, add_special_tokens=False).ids][: self.config.length]
+        if len(self._ids) < 500_000:
+            self._ids[caption] = ids
         return ids
 
     def encode(self, captions: list[str]) -> Conditioning:

@@ -109,7 +109,7 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
 
 def latest(run: Path) -> tuple[Path | None, list[str]]:
     """Return the newest whole checkpoint of a run (None when there is none), and notices about damaged ones passed over."""
-    notices = []
+    notices: list[str] = []
     for step in reversed(steps(run)):
         try:
             verify(folder_of(run, step))

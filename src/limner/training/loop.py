@@ -312,7 +312,7 @@ class Session:
     def _maybe_no_sync(self, synced: bool) -> Any:
         if self.sharded:
             self.learner.set_requires_gradient_sync(synced)  # type: ignore[operator]
-        return contextlib.nullcontext() if synced or self.world == 1 or self.sharded else self.wrapped.no_sync()
+        return contextlib.nullcontext() if synced or self.world == 1 or self.sharded else self.wrapped.no_sync()  # type: ignore[operator]
 
     def _apply(self, budget: float) -> None:
         """Take the optimizer's step and let the averages follow."""
