@@ -118,7 +118,7 @@ class Model:
             save_file(weights, temporary / "weights.safetensors", metadata={"format": "pt"})
             null = self.encode([""])
             save_file(
-                {"tokens": null.tokens.float().cpu().contiguous(), "pooled": null.pooled.float().cpu().contiguous()},
+                {"tokens": null.tokens.float().cpu().clone(), "pooled": null.pooled.float().cpu().clone()},
                 temporary / "null.safetensors",
             )
             self.text.save(temporary)
