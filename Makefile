@@ -8,8 +8,8 @@ SEED ?= 0
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch>=2.10"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,hub,cluster]"
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt "torch>=2.10"
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev,hub,cluster]"
 	touch $@
 
 demo: .venv/installed

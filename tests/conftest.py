@@ -147,6 +147,8 @@ class Nursery:
         """Start `limner ARGUMENTS` (or, with `ids`, a loop that notes image ids) in a child."""
         self.count += 1
         streams = [str(self.folder / f"{self.count}.{name}") for name in ("out", "err")]
+        for stream in streams:  # a child may be killed before it opens them
+            Path(stream).touch()
         pid = self.ask(do="start", argv=list(map(str, arguments)), env=env or {}, out=streams[0], err=streams[1], **more)
         return Child(self, pid, *map(Path, streams))
 

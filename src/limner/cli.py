@@ -76,11 +76,13 @@ def train(
     cache: Cache = Path("cache"),
 ) -> None:
     """Train a recipe. Stop it with Ctrl-C, TERM or USR1: it saves at the next step and can go on."""
+    if recipe.startswith("judge-"):
+        from limner.evaluation.command import train_judge
+
+        train_judge(recipe, overrides or [], out=out, cache=cache, say=lambda words: typer.echo(words, err=True))
+        return
     from limner.training import command
 
-    if recipe.startswith("judge-"):
-        command.train_judge(recipe, overrides or [], out=out, cache=cache)
-        return
     if dry_run:
         typer.echo(command.dry_run(recipe, overrides or []))
         return
@@ -288,13 +290,14 @@ def distill(
     guidance: Guidance = None,
     seed: int = typer.Option(0, "--seed", help="Of the distillation."),
     out: Annotated[Path | None, typer.Option("--out", help="The student's run folder; default RUN-distilled-STEPS.")] = None,
+    cache: Cache = Path("cache"),
 ) -> None:
     """Train a student that needs 1, 2 or 4 network evaluations from a trained teacher, guidance folded in."""
     from limner.distill import distill_command
 
     folder = out or run.with_name(f"{run.name}-distilled-{steps}")
     done = distill_command(
-        run, steps=steps, seconds=seconds, images=images, guidance=guidance, out=folder, seed=seed, say=lambda w: typer.echo(w, err=True)
+        run, steps=steps, seconds=seconds, images=images, guidance=guidance, out=folder, seed=seed, cache=cache, say=lambda w: typer.echo(w, err=True)
     )
     typer.echo(str(done))
 

@@ -143,7 +143,7 @@ class Pool:
             while (job := self._next()) is not None:
                 row, items = job
                 self._ask(worker, row, items)
-        except (OSError, ValueError) as error:
+        except BaseException as error:  # noqa: BLE001 (raised again by the thread that waits for this one)
             if not self._stopping and self._error is None:
                 died = isinstance(error, ValueError | BrokenPipeError)
                 self._error = DataError(f"{_first(items)}: the decoder died on it or one of the next.") if died else error

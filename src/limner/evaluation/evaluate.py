@@ -52,6 +52,22 @@ def spread(num: int, total: int) -> np.ndarray:
     return np.floor(np.arange(num) * total / num).astype(np.int64)
 
 
+def balanced(num: int, total: int, labels: np.ndarray | None) -> np.ndarray:
+    """Return `num` of the indices 0 .. total - 1, sorted: equally many of each label as far as there are, else a fixed random choice.
+
+    Images are often in turn by class or sorted by class, so that no regular choice of them is safe.
+    """
+    shuffled = np.random.default_rng(0).permutation(total)
+    if labels is None:
+        return np.sort(shuffled[:num])
+    mine = np.asarray(labels)[shuffled]
+    place = np.zeros(total, dtype=np.int64)
+    for label in np.unique(mine):
+        rows = np.flatnonzero(mine == label)
+        place[rows] = np.arange(len(rows))
+    return np.sort(shuffled[np.lexsort((mine, place))[:num]])
+
+
 def evaluate(
     images: np.ndarray,
     real: Real,
@@ -91,7 +107,7 @@ def evaluate(
         result["verified"] = verified(verify, images, prompts)
     if clip is not None and prompts is not None:
         result["clip_score"] = clip_score(clip, images, prompts)
-    mine = spread(count, len(images))
+    mine = balanced(count, len(images), labels)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         result["distances"], used = _distances(images, mine, real, count, [*([read] if read else []), *networks], cache, intervals)

@@ -180,29 +180,6 @@ def launch(processes: int) -> None:
     os.execve(sys.executable, [*command, "-m", "limner", *sys.argv[1:]], os.environ | {"OMP_NUM_THREADS": threads})
 
 
-def train_judge(name: str, overrides: list[str], *, out: Path | None, cache: Path) -> None:
-    """Train a judge by name (judge-digits, ...) and say how good it is.
-
-    Raises: ConfigError for overrides that are no `key=value`; EvaluationError for unknown judges.
-    """
-    from limner.config import override
-    from limner.evaluation.judges import train_named
-
-    folder = out or Path("runs") / name
-    if folder.exists():
-        raise ConfigError(f"--out {folder}: exists already; choose another.")
-    changes = override({}, overrides)
-    told = [0.0]
-
-    def progress(share: float, loss: float) -> None:
-        if time.monotonic() - told[0] > PLAIN_EVERY_SECONDS:
-            told[0] = time.monotonic()
-            _say(f"{share:.0%}  loss {loss:.4f}")
-
-    judge = train_named(name, folder, cache, progress=progress, **changes)
-    _say(f"judge: {folder}    {judge.describe()}")
-
-
 def _say(words: str) -> None:
     sys.stderr.write(words + "\n")
     sys.stderr.flush()
