@@ -1,6 +1,6 @@
 # make demo     train digits in two minutes, sample, judge, write a report      make test    the test suite
-# make check    format, lint, types, import contracts and tests                 make web / slurm / slow    the longer suites
-.PHONY: demo test check format slow slurm notebooks bench clean
+# make check    format, lint, types, import contracts and tests                 make slurm, make slow    the longer suites
+.PHONY: demo test check format slow slurm slurm-again bench clean
 PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo
@@ -39,6 +39,9 @@ slow: .venv/installed
 
 slurm: .venv/installed
 	$(BIN)/python -m pytest -m slurm tests/slurm
+
+slurm-again: .venv/installed
+	$(BIN)/python -m pytest -m slurm --last-failed --last-failed-no-failures none tests/slurm
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/bench_startup.py

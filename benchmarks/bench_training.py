@@ -21,9 +21,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each arm in each round")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
-    parser.add_argument(
-        "--quality", type=float, metavar="SECONDS", help="also train both for so long and compare adherence"
-    )
+    parser.add_argument("--quality", type=float, metavar="SECONDS", help="also train both for so long and compare adherence")
     parser.add_argument("--arm", choices=["ours", "earlier", "geometry"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     batch = 8 if options.quick else peers.BATCH

@@ -42,9 +42,7 @@ def compare(seconds: float, cache: Path = Path("cache")) -> str:
         ours = adherence(np.concatenate(list(generate(model, prompts, list(range(NUM))))))
     theirs = {w: adherence(images) for w, images in earlier(store, seconds, wanted).items()}
     lines = ["| recipe | seconds | adherence |", "|---|---|---|", f"| limner digits | {seconds:g} | {ours:.1%} |"]
-    return "\n".join(
-        lines + [f"| earlier, guidance {w:g} | {seconds:g} | {share:.1%} |" for w, share in theirs.items()]
-    )
+    return "\n".join(lines + [f"| earlier, guidance {w:g} | {seconds:g} | {share:.1%} |" for w, share in theirs.items()])
 
 
 def earlier(store: object, seconds: float, wanted: np.ndarray) -> dict[float, np.ndarray]:

@@ -67,9 +67,7 @@ for name, process in SCHEDULES.items():
         target = TARGETS.parse(kind)
         y = target.of(process, x0, eps, t)
         gap = (target.x0(process, x_t, y, t) - x0).abs().max().item()
-        print(
-            f"{name:14s} {kind:5s} det = {[round(d, 3) for d in target.det(process, t).tolist()]}  round trip {gap:.0e}"
-        )
+        print(f"{name:14s} {kind:5s} det = {[round(d, 3) for d in target.det(process, t).tolist()]}  round trip {gap:.0e}")
         assert gap < 1e-10
 
 # %% [markdown]

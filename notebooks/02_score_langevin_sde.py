@@ -128,9 +128,7 @@ for axis, name in zip(axes, ("ab2", "ddpm", "euler-stochastic", "edm-churn"), st
 # %%
 figure, axis = plt.subplots(figsize=(5, 5))
 few = eps[:40]
-path = [few.flatten(1)] + [
-    step.x.flatten(1) for step in SAMPLERS["ab2"](denoise, start(process, None, few, 1.0), times, process)
-]
+path = [few.flatten(1)] + [step.x.flatten(1) for step in SAMPLERS["ab2"](denoise, start(process, None, few, 1.0), times, process)]
 for line in torch.stack(path, 1):
     axis.plot(*line.T, linewidth=0.8)
 axis.set(title="paths of the ODE", aspect="equal")

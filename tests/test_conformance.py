@@ -188,9 +188,7 @@ BROKEN = {
     ),
     "a network with batch normalisation in sampling": (
         SMALL_NETWORK.format(time=TIME, caption=CAPTION)
-        .replace(
-            "torch.relu(self.conv(torch.cat(planes, 1)))", "torch.relu(self.conv(torch.cat(planes, 1)) - x.mean())"
-        )
+        .replace("torch.relu(self.conv(torch.cat(planes, 1)))", "torch.relu(self.conv(torch.cat(planes, 1)) - x.mean())")
         .replace("Mine", "mine"),
         "an image changes with the others",
     ),

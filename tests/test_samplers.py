@@ -139,9 +139,7 @@ def test_an_option_that_cannot_be_is_refused_in_words(name: str, options: dict[s
 
 
 @each
-@pytest.mark.parametrize(
-    "times", [[0.0, 0.5, 1.0], [1.0, 1.0, 0.0], [1.5, 0.0], [1.0], [float("nan"), 0.0], [0.5, -0.1]]
-)
+@pytest.mark.parametrize("times", [[0.0, 0.5, 1.0], [1.0, 1.0, 0.0], [1.5, 0.0], [1.0], [float("nan"), 0.0], [0.5, -0.1]])
 def test_times_that_are_no_falling_grid_are_refused(name: str, times: list[float]) -> None:
     x = torch.ones(1, 1, 4, 4)
     with pytest.raises(ConfigError, match="times"):
@@ -175,8 +173,7 @@ def test_adams_own_coefficients_given_from_outside_change_nothing(name: str) -> 
     order = int(name[-1])
     k = knots(Cosine(), times)
     rows = [
-        [w / k.total[i + 1] / (k.tau[i + 1] - k.tau[i]) for w in row.weights]
-        for i, row in enumerate(adams_flow(k, order=order))
+        [w / k.total[i + 1] / (k.tau[i + 1] - k.tau[i]) for w in row.weights] for i, row in enumerate(adams_flow(k, order=order))
     ]
     grid = FittedGrid(sampler=name, times=tuple(times.tolist()), coefficients=tuple(map(tuple, rows)))
     x = torch.ones(1, 1, 4, 4, dtype=torch.float64) * 0.3

@@ -38,9 +38,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Of the first image; the next 
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Images computed at once; never changes an image.")]
 Ema = Annotated[str | None, typer.Option("--ema", help="Another EMA width, such as 0.15, rebuilt from the run's snapshots.")]
 Allow = Annotated[list[str] | None, typer.Option("--allow", help="FILE.py:NAME that the model may use: your own code.")]
-Convention = Annotated[
-    str, typer.Option("--guidance-convention", help="standard, or plus-one for systems where 0 is conditional.")
-]
+Convention = Annotated[str, typer.Option("--guidance-convention", help="standard, or plus-one for systems where 0 is conditional.")]
 
 
 @app.callback()
@@ -140,7 +138,9 @@ def sample(
     strength: float = typer.Option(0.6, "--strength", help="With --image: how far from it, 0 to 1."),
     mask: Annotated[Path | None, typer.Option("--mask", help="With --image: white is repainted, black is kept.")] = None,
     trajectory: Annotated[Path | None, typer.Option("--trajectory", help="Also write the steps as FILE.gif (or .mp4).")] = None,
-    interpolate: Annotated[int | None, typer.Option("--interpolate", help="So many images from the first prompt and noise to the last.")] = None,
+    interpolate: Annotated[
+        int | None, typer.Option("--interpolate", help="So many images from the first prompt and noise to the last.")
+    ] = None,
     forever: bool = typer.Option(False, "--forever", help="Go on with new seeds until Ctrl-C."),
     metadata: bool = typer.Option(True, "--metadata/--no-metadata", help="Write the facts into each PNG."),
     allow: Allow = None,
@@ -196,7 +196,9 @@ def evaluate(
     images: Annotated[Path | None, typer.Option("--images", help="A folder of images to judge instead of a run.")] = None,
     references: Annotated[Path | None, typer.Option("--references", help="With --images: the real ones.")] = None,
     judge: Annotated[Path | None, typer.Option("--judge", help="Another judge (see: limner train judge-digits).")] = None,
-    clip: Annotated[str | None, typer.Option("--clip", help="A CLIP model, by hub name or folder, for CLIP score and distances.")] = None,
+    clip: Annotated[
+        str | None, typer.Option("--clip", help="A CLIP model, by hub name or folder, for CLIP score and distances.")
+    ] = None,
     inception: bool = typer.Option(False, "--inception", help="Also FID in Inception's features."),
     statistics: Annotated[Path | None, typer.Option("--statistics", help="Published reference statistics (.npz).")] = None,
     size: Annotated[int | None, typer.Option("--size", help="With --images: resize both to this side.")] = None,
@@ -220,7 +222,16 @@ def evaluate(
         if run or not (images and references):
             raise EvaluationError("give either a RUN, or both --images DIR and --references DIR.")
         result = judging.evaluate_folders(
-            images, references, num=num, size=size, judge=judge, inception=inception, clip=clip, cache=cache, out=out, command=command
+            images,
+            references,
+            num=num,
+            size=size,
+            judge=judge,
+            inception=inception,
+            clip=clip,
+            cache=cache,
+            out=out,
+            command=command,
         )
         typer.echo(summary(result))
         return
@@ -276,7 +287,9 @@ def sweep(
 
     values = parse_grid(grid)
     command = "limner " + " ".join(sys.argv[1:])
-    result = sweeping(run, values, num=num, seed=seed, name=name, cache=cache, batch_size=batch_size, command=command, progress=_progress())
+    result = sweeping(
+        run, values, num=num, seed=seed, name=name, cache=cache, batch_size=batch_size, command=command, progress=_progress()
+    )
     typer.echo(swept(result))
     typer.echo(f"picture: {run / 'evals' / (name + '-sweep.png')}")
 
@@ -297,7 +310,15 @@ def distill(
 
     folder = out or run.with_name(f"{run.name}-distilled-{steps}")
     done = distill_command(
-        run, steps=steps, seconds=seconds, images=images, guidance=guidance, out=folder, seed=seed, cache=cache, say=lambda w: typer.echo(w, err=True)
+        run,
+        steps=steps,
+        seconds=seconds,
+        images=images,
+        guidance=guidance,
+        out=folder,
+        seed=seed,
+        cache=cache,
+        say=lambda w: typer.echo(w, err=True),
     )
     typer.echo(str(done))
 
@@ -358,7 +379,9 @@ def doctor() -> None:
 
 
 @app.command()
-def check(thing: str = typer.Argument(metavar="FILE.py:NAME", help="Your own schedule, target, sampler, network or data source.")) -> None:
+def check(
+    thing: str = typer.Argument(metavar="FILE.py:NAME", help="Your own schedule, target, sampler, network or data source."),
+) -> None:
     """Conformance of your own part: the checks that ours pass."""
     from limner.conformance import check as checking
 

@@ -117,7 +117,7 @@ def load_own(spec: str) -> Any:
         sys.modules[module_name] = module
         try:
             found.loader.exec_module(module)
-        except Exception as error:  # noqa: BLE001 (a user's file may fail in any way; it is told in one line)
+        except Exception as error:
             del sys.modules[module_name]
             raise ConfigError(f"{spec}: the file cannot be run: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):

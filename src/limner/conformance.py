@@ -197,9 +197,7 @@ def target_checks(target: Target) -> Checks:
         for dtype in (torch.float32, torch.float64):
             some = torch.tensor([0.1, 0.5, 0.9], dtype=dtype)
             for name, value in (("a", target.a(PROCESSES[0], some)), ("b", target.b(PROCESSES[0], some))):
-                _need(
-                    value.shape == some.shape and value.dtype == dtype, f"{name} is {value.dtype} {list(value.shape)}"
-                )
+                _need(value.shape == some.shape and value.dtype == dtype, f"{name} is {value.dtype} {list(value.shape)}")
 
     def finite(process: Process) -> None:
         for name, value in (("a", target.a(process, t)), ("b", target.b(process, t))):
@@ -254,9 +252,7 @@ def times_checks(times: Times) -> Checks:
         for budget in (0.0, 1.0):
             t = times.draw(u, budget=budget)
             _need(bool((t[1:] >= t[:-1]).all()), "the quantile does not rise with u")
-            _need(
-                float(t.max() - t.min()) > 0.01, "all times are the same: the network would learn one noise level only"
-            )
+            _need(float(t.max() - t.min()) > 0.01, "all times are the same: the network would learn one noise level only")
 
     def shapes() -> None:
         for shape in ((4096,), (64, 64)):
@@ -364,9 +360,7 @@ def network_checks(config: NetworkConfig) -> Checks:
         network, (x, t, conditioning) = trained()[0], inputs(4)
         tokens = torch.where(conditioning.mask[..., None], conditioning.tokens, conditioning.tokens + 3)
         other = Conditioning(tokens, conditioning.mask, conditioning.pooled)
-        _close(
-            answer(network, x, t, conditioning), answer(network, x, t, other), 1e-4, "masked tokens change the answer"
-        )
+        _close(answer(network, x, t, conditioning), answer(network, x, t, other), 1e-4, "masked tokens change the answer")
 
     def batching() -> None:
         network, (x, t, conditioning) = trained()[0], inputs(4)
@@ -439,9 +433,7 @@ def text_checks(config: TextConfig) -> Checks:
         for i, caption in enumerate(captions):
             one = encode([caption])
             _close(one.pooled[0], whole.pooled[i], 1e-4, "a caption changes with the others of its batch")
-            _close(
-                one.tokens[0][one.mask[0]], whole.tokens[i][whole.mask[i]], 1e-4, "a caption's tokens change in a batch"
-            )
+            _close(one.tokens[0][one.mask[0]], whole.tokens[i][whole.mask[i]], 1e-4, "a caption's tokens change in a batch")
 
     def prompts() -> None:
         encoder().check(captions[0])
@@ -509,9 +501,7 @@ def codec_checks(codec: Codec) -> Checks:
 
     def shapes() -> str:
         latents, shape = codec.encode(picture(channels())), tuple(codec.latent_shape(channels(), (32, 32)))
-        _need(
-            tuple(latents.shape[1:]) == shape, f"latents are {list(latents.shape[1:])}, latent_shape says {list(shape)}"
-        )
+        _need(tuple(latents.shape[1:]) == shape, f"latents are {list(latents.shape[1:])}, latent_shape says {list(shape)}")
         _need(latents.dtype == torch.float32, f"latents are {latents.dtype}, expected float32")
         _need(bool(latents.isfinite().all()), "latents are not finite")
         return f"{channels()}x32x32 pixels to {'x'.join(map(str, shape))}"
@@ -543,9 +533,7 @@ def codec_checks(codec: Codec) -> Checks:
     def batching() -> None:
         pixels = picture(channels())
         alone = torch.cat([codec.encode(pixels[i : i + 1]) for i in range(2)])
-        _close(
-            codec.encode(pixels), alone, 1e-4, "an image's latents change with the others of its batch, or by chance"
-        )
+        _close(codec.encode(pixels), alone, 1e-4, "an image's latents change with the others of its batch, or by chance")
 
     return [
         ("latents have the stated shape", shapes),
@@ -580,9 +568,7 @@ def source_checks(source: Source) -> Checks:
             here = (one.name, one.label, one.texts, one.test) == (other.name, other.label, other.texts, other.test)
             pixels = isinstance(one.image, np.ndarray)
             alike = np.array_equal(one.image, other.image) if pixels else one.image == other.image  # type: ignore[arg-type]
-            _need(
-                here and bool(alike), f"{one.name}: read again it is another example: the order must always be the same"
-            )
+            _need(here and bool(alike), f"{one.name}: read again it is another example: the order must always be the same")
 
     def stamp() -> None:
         _need(json.dumps(source.stamp()) == json.dumps(source.stamp()), "it changes from call to call")
@@ -627,9 +613,7 @@ def _data(count: int = 4096) -> tuple[Tensor, Tensor]:
     u = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     z = torch.special.ndtri(u).reshape(-1, 1, 1, 1)
     generator = torch.Generator().manual_seed(5)
-    return _MEAN + _SPREAD * z[torch.randperm(count, generator=generator)], z[
-        torch.randperm(count, generator=generator)
-    ]
+    return _MEAN + _SPREAD * z[torch.randperm(count, generator=generator)], z[torch.randperm(count, generator=generator)]
 
 
 def _gaussian(process: Process, spread: float | Tensor = _SPREAD) -> Denoise:
@@ -683,9 +667,7 @@ def sampler_checks(sampler: Sampler) -> Checks:
     def single_datum() -> None:
         for process in PROCESSES:
             x = float(process.sigma(torch.ones(1))) * grid + float(process.alpha(torch.ones(1))) * _MEAN
-            found = run(
-                process, lambda x_t, t: torch.full_like(x_t, _MEAN), x, torch.linspace(1, 0, 9, dtype=torch.float64)
-            )
+            found = run(process, lambda x_t, t: torch.full_like(x_t, _MEAN), x, torch.linspace(1, 0, 9, dtype=torch.float64))
             _close(
                 found[-1].x,
                 torch.full_like(grid, _MEAN),
@@ -750,9 +732,7 @@ def sampler_checks(sampler: Sampler) -> Checks:
             return x_t * 0
 
         run(PROCESSES[0], denoise, torch.randn(1, 1, 2, 2), torch.linspace(1, 0, 9, dtype=torch.float64))
-        _need(
-            calls[0] == sampler.evaluations(8), f"8 steps ask {calls[0]} times, `stages` says {sampler.evaluations(8)}"
-        )
+        _need(calls[0] == sampler.evaluations(8), f"8 steps ask {calls[0]} times, `stages` says {sampler.evaluations(8)}")
         return f"{calls[0]} for 8 steps"
 
     checks: Checks = [
@@ -764,9 +744,7 @@ def sampler_checks(sampler: Sampler) -> Checks:
     ]
     for process in PROCESSES:
         what = (
-            ("Gaussian data keep their distribution", distribution)
-            if sampler.stochastic
-            else ("converges on Gaussian data", order)
+            ("Gaussian data keep their distribution", distribution) if sampler.stochastic else ("converges on Gaussian data", order)
         )
         checks.append((f"{what[0]} under {process.kind}", functools.partial(what[1], process)))
     return checks
@@ -790,9 +768,7 @@ class _GuidanceFunction:
 
 def guidance_checks(guidance: Guidance | _GuidanceFunction) -> Checks:
     """Checks of guidance with a denoiser whose answers are known."""
-    cond = Conditioning(
-        torch.zeros(3, 1, 2), torch.ones(3, 1, dtype=torch.bool), torch.tensor([[1.0, 0], [2, 0], [3, 0]])
-    )
+    cond = Conditioning(torch.zeros(3, 1, 2), torch.ones(3, 1, dtype=torch.bool), torch.tensor([[1.0, 0], [2, 0], [3, 0]]))
     null = Conditioning(torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 2))
     x, t = torch.randn(3, 1, 4, 4), torch.full((3,), 0.5)
 

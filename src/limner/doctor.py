@@ -142,9 +142,7 @@ def processors() -> list[Finding]:
     load = psutil.getloadavg()[0]
     if load > 0.5 * allowed:
         words = f"{load:.1f} over the last minute: other programs are busy on these cores"
-        findings.append(
-            Finding("note", "load", words, "threads that wait for each other are many times slower; end or move them")
-        )
+        findings.append(Finding("note", "load", words, "threads that wait for each other are many times slower; end or move them"))
     from limner.plan import memory_available  # the room that a job's limit leaves, not only the machine's
 
     memory, total = memory_available() / GIB, psutil.virtual_memory().total / GIB

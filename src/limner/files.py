@@ -45,8 +45,7 @@ def publish(folder: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
-            f"{folder}: cannot be written: {reason}. What was there before is untouched; "
-            f"make room or choose another --out."
+            f"{folder}: cannot be written: {reason}. What was there before is untouched; make room or choose another --out."
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

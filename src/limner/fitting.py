@@ -139,13 +139,9 @@ def fit_grid(
     """
     chosen = get_sampler(sampler)
     if chosen.stochastic:
-        raise ConfigError(
-            f"fit-grid: sampler {sampler!r} is stochastic; a grid is fitted with a deterministic one, such as ab2."
-        )
+        raise ConfigError(f"fit-grid: sampler {sampler!r} is stochastic; a grid is fitted with a deterministic one, such as ab2.")
     if learn_coefficients and sampler not in ORDERS:
-        raise ConfigError(
-            f"fit-grid: coefficients can be learned for {' and '.join(ORDERS)} only, not for {sampler!r}."
-        )
+        raise ConfigError(f"fit-grid: coefficients can be learned for {' and '.join(ORDERS)} only, not for {sampler!r}.")
     if len(noises) < 2:
         raise ConfigError("fit-grid: needs at least 2 noises: half to fit, half to check.")
     with torch.no_grad():
@@ -154,9 +150,7 @@ def fit_grid(
         if not bool(torch.isfinite(target).all()):
             raise NumericalError("fit-grid: the reference samples are not finite; the model's answers are not numbers.")
 
-        train, check = (
-            _Problem(denoise, process, noises[half::2], target[half::2], sampler, num_steps, t_max) for half in (0, 1)
-        )
+        train, check = (_Problem(denoise, process, noises[half::2], target[half::2], sampler, num_steps, t_max) for half in (0, 1))
         return _fit(train, check, learn_coefficients, iterations, report)
 
 
@@ -172,9 +166,7 @@ def _fit(
     grids = (_try_grid(grid, process, num_steps, train.t_max) for grid in CANDIDATES)
     fixed = [times for times in grids if times is not None]
     begins = sorted(fixed, key=lambda times: _rms(train, times, None))[:STARTS]
-    found: list[tuple[float, Tensor, list[list[float]] | None]] = [
-        (_rms(check, times, None), times, None) for times in fixed
-    ]
+    found: list[tuple[float, Tensor, list[list[float]] | None]] = [(_rms(check, times, None), times, None) for times in fixed]
     baseline = min(error for error, _, _ in found)
     for first in begins:
         times, _ = train.split(_levenberg(train.around(first, None), train.join(first, None), iterations, report))
@@ -196,9 +188,7 @@ def _fit(
     )
 
 
-def _sample(
-    denoise: Denoise, process: Process, noises: Tensor, times: Tensor, sampler: str, options: dict[str, Any]
-) -> Tensor:
+def _sample(denoise: Denoise, process: Process, noises: Tensor, times: Tensor, sampler: str, options: dict[str, Any]) -> Tensor:
     x = start(process, None, noises, float(times[0]))
     for step in get_sampler(sampler)(denoise, x, times, process, **options):
         x = step.x

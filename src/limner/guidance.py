@@ -37,8 +37,7 @@ def scale_from(value: float, convention: str = "standard") -> float:
     """Return the standard scale of one given in a convention: w, or w + 1. Raises: ConfigError for an unknown one."""
     if convention not in CONVENTIONS:
         raise ConfigError(
-            f"guidance convention: there is no {convention!r}.{nearest(convention, CONVENTIONS)} "
-            f"Allowed: {', '.join(CONVENTIONS)}."
+            f"guidance convention: there is no {convention!r}.{nearest(convention, CONVENTIONS)} Allowed: {', '.join(CONVENTIONS)}."
         )
     return value + CONVENTIONS[convention]
 
@@ -221,9 +220,7 @@ def _matching(null: Conditioning, cond: Conditioning) -> Conditioning:
     if len(null) == len(cond):
         return null
     if len(null) != 1:
-        raise ConfigError(
-            f"guidance: {len(cond)} prompts and {len(null)} negative prompts; give one for each, or one for all."
-        )
+        raise ConfigError(f"guidance: {len(cond)} prompts and {len(null)} negative prompts; give one for each, or one for all.")
     return null[[0] * len(cond)]
 
 
@@ -322,7 +319,7 @@ class Cfg(Guidance):
     kind: Literal["cfg"] = "cfg"
     rescale: float = Field(0.0, ge=0, le=1)
 
-    def apply(  # noqa: D102
+    def apply(
         self,
         denoise: ConditionalDenoise,
         cond: Conditioning,
@@ -339,7 +336,7 @@ class Auto(Guidance):
 
     kind: Literal["auto"] = "auto"
 
-    def apply(  # noqa: D102
+    def apply(
         self,
         denoise: ConditionalDenoise,
         cond: Conditioning,
@@ -359,7 +356,7 @@ class CfgZero(Guidance):
     kind: Literal["cfg-zero"] = "cfg-zero"
     zero_above: float = Field(1.0, ge=0, le=1)
 
-    def apply(  # noqa: D102
+    def apply(
         self,
         denoise: ConditionalDenoise,
         cond: Conditioning,
@@ -368,9 +365,7 @@ class CfgZero(Guidance):
         process: Process,
         weak: ConditionalDenoise | None = None,
     ) -> Denoise:
-        return cfg_zero(
-            denoise, cond, null, process=process, scale=self.w, interval=self.interval, zero_above=self.zero_above
-        )
+        return cfg_zero(denoise, cond, null, process=process, scale=self.w, interval=self.interval, zero_above=self.zero_above)
 
 
 class Apg(Guidance):
@@ -381,7 +376,7 @@ class Apg(Guidance):
     momentum: float = Field(-0.5, ge=-1, le=1)
     limit: float = Field(0.0, ge=0)
 
-    def apply(  # noqa: D102
+    def apply(
         self,
         denoise: ConditionalDenoise,
         cond: Conditioning,

@@ -172,9 +172,7 @@ def locate(path: str | Path) -> Path:
     raise CheckpointError(f"{path}: this is no run or model folder (no model.json, no model/model.json in it).")
 
 
-def load(
-    path: str | Path, *, device: str | torch.device = "cpu", precision: str = "auto", allow: tuple[str, ...] = ()
-) -> Model:
+def load(path: str | Path, *, device: str | torch.device = "cpu", precision: str = "auto", allow: tuple[str, ...] = ()) -> Model:
     """Return the model in a run or model folder.
 
     Arguments:
@@ -186,7 +184,9 @@ def load(
     document = _read_json(folder / "model.json")
     stated, files = document.pop("weights_sha256", None), document.pop("files", {})
     if document.get("format") != FORMAT:
-        raise CheckpointError(f"{folder}/model.json: format {shorten(document.get('format'))} is not {FORMAT}, which this limner reads.")
+        raise CheckpointError(
+            f"{folder}/model.json: format {shorten(document.get('format'))} is not {FORMAT}, which this limner reads."
+        )
     try:
         with own_code(only=allow):
             config = validate(ModelConfig, document)
@@ -197,7 +197,9 @@ def load(
         raise CheckpointError(f"{folder}: weights.safetensors is missing.")
     digest = file_sha256(weights_path)
     if digest != stated:
-        raise CheckpointError(f"{weights_path}: damaged: its SHA-256 is {digest[:12]}..., model.json says {shorten(stated)[:13]}...")
+        raise CheckpointError(
+            f"{weights_path}: damaged: its SHA-256 is {digest[:12]}..., model.json says {shorten(stated)[:13]}..."
+        )
     _check_files(folder, files)
     try:
         weights = load_file(weights_path)
@@ -230,8 +232,12 @@ def _check_null(model: Model, folder: Path) -> None:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     null = model.encode([""])
     for name, value in (("tokens", null.tokens), ("pooled", null.pooled)):
-        if name not in stored or stored[name].shape != value.shape or not torch.allclose(stored[name], value.float(), atol=1e-3, rtol=1e-3):
-            raise CheckpointError(f"{path}: the text encoder no longer says to \"\" what it said when this model was saved.")
+        if (
+            name not in stored
+            or stored[name].shape != value.shape
+            or not torch.allclose(stored[name], value.float(), atol=1e-3, rtol=1e-3)
+        ):
+            raise CheckpointError(f'{path}: the text encoder no longer says to "" what it said when this model was saved.')
 
 
 def assemble(config: ModelConfig, text: TextEncoder, *, precision: str = "fp32", sha256: str = "") -> Model:

@@ -50,9 +50,7 @@ class Device:
 
 
 SHARE_SOURCE = "30 % of the peak is an assumption; small networks reach less, and launching their kernels bounds them"
-PRICE_SOURCE = (
-    "on-demand, middle of specialised clouds, mercatus-ai.com/blog/cloud-gpu-pricing, May 2026; they halve and double"
-)
+PRICE_SOURCE = "on-demand, middle of specialised clouds, mercatus-ai.com/blog/cloud-gpu-pricing, May 2026; they halve and double"
 PEAK_SOURCE = "dense bf16 (fp16 where there is no bf16) of NVIDIA's data sheets"
 LAUNCH_SECONDS = 6e-6  # of one kernel from Python; an assumption
 
@@ -201,11 +199,7 @@ def describe(plan: Plan) -> str:
         budget += f" for {plan.images:,.0f} images"
     how = "timed here just now" if plan.timed else "bounded by kernel launches" if plan.launch_bound else "estimated"
     rate = "unknown until it is timed on the device" if plan.rate is None else f"{plan.rate:,.0f} images/s, {how}"
-    fits = (
-        ""
-        if plan.memory is None
-        else f"of {_bytes(plan.memory)} " + ("available" if plan.device == "cpu" else "a device")
-    )
+    fits = "" if plan.memory is None else f"of {_bytes(plan.memory)} " + ("available" if plan.device == "cpu" else "a device")
     state = ", ".join(f"{name} {_bytes(size)}" for name, size in plan.state.items())
     lines = [
         f"plan of recipe {plan.recipe} on {plan.devices} x {plan.device}",
@@ -219,9 +213,7 @@ def describe(plan: Plan) -> str:
         f"  memory       {_bytes(plan.replicated)} a device {fits}{_verdict(plan.replicated, plan.memory)}",
     ]
     if plan.devices > 1:
-        lines.append(
-            f"  sharded      {_bytes(plan.sharded)} a device with a sharded state{_verdict(plan.sharded, plan.memory)}"
-        )
+        lines.append(f"  sharded      {_bytes(plan.sharded)} a device with a sharded state{_verdict(plan.sharded, plan.memory)}")
     lines += [f"  speed        {rate}", f"  time         {budget}"]
     if plan.cost is not None:
         lines.append(f"  cost         ${plan.cost:,.2f} at ${DEVICES[plan.device].price:.2f} a device and hour")
@@ -357,9 +349,7 @@ def _captions(recipe: Recipe, notes: list[str]) -> tuple[tuple[str, ...], dict[s
         captions = {}
     if captions:
         return tuple(captions), captions
-    notes.append(
-        "captions are in the data, which are not opened: a vocabulary of 2,000 words in sentences of 12 assumed"
-    )
+    notes.append("captions are in the data, which are not opened: a vocabulary of 2,000 words in sentences of 12 assumed")
     words = [f"word{i}" for i in range(2000)]
     sentences = tuple(" ".join(words[i : i + 12]) for i in range(0, 2000, 12))
     return sentences, {sentence: label for label, sentence in enumerate(sentences)}

@@ -266,7 +266,13 @@ def _forever(model: Model, sampling: Sampling, request: Request, say: Callable[[
     try:
         while True:
             found = pictures(
-                model, request.prompts, num=request.num, seed=seed, sampling=sampling, negative=request.negative, batch_size=request.batch_size
+                model,
+                request.prompts,
+                num=request.num,
+                seed=seed,
+                sampling=sampling,
+                negative=request.negative,
+                batch_size=request.batch_size,
             )
             folder = request.out / f"round-{number:05d}"
             columns = request.num if request.num > 1 else min(10, len(request.prompts))

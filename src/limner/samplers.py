@@ -69,9 +69,7 @@ def ddim(
     return follow(denoise, x, posterior(_knots(process, times), eta=eta), noise)
 
 
-def euler(
-    denoise: Denoise, x: Tensor, times: Tensor, process: Process, *, noise: Noise | None = None
-) -> Iterator[Step]:
+def euler(denoise: Denoise, x: Tensor, times: Tensor, process: Process, *, noise: Noise | None = None) -> Iterator[Step]:
     """x_s = (sigma_s/sigma_t)·x_t + (alpha_s - alpha_t·sigma_s/sigma_t)·x0: Euler's step on the flow. First order.
 
     Under RectifiedFlow it is x - v·dt. Under any other process it is Euler's step after scaling it to a flow, which is
@@ -145,16 +143,12 @@ def ab3(
     return follow(denoise, x, adams_flow(k, order=3, correct=correct, coefficients=_fitting(coefficients, k, 3)), noise)
 
 
-def dpmpp_2m(
-    denoise: Denoise, x: Tensor, times: Tensor, process: Process, *, noise: Noise | None = None
-) -> Iterator[Step]:
+def dpmpp_2m(denoise: Denoise, x: Tensor, times: Tensor, process: Process, *, noise: Noise | None = None) -> Iterator[Step]:
     """DPM-Solver++(2M), of order 2 in log-SNR. Source: Lu et al. 2022 (DPM-Solver++), Algorithm 2."""
     return follow(denoise, x, midpoint_log_snr(_knots(process, times)), noise)
 
 
-def dpmpp_3m(
-    denoise: Denoise, x: Tensor, times: Tensor, process: Process, *, noise: Noise | None = None
-) -> Iterator[Step]:
+def dpmpp_3m(denoise: Denoise, x: Tensor, times: Tensor, process: Process, *, noise: Noise | None = None) -> Iterator[Step]:
     """DPM-Solver++(3M), of order 3 in log-SNR. Source: Lu et al. 2022 (DPM-Solver++), Section 3.
 
     Differs: the parabola through the last three x0 is integrated exactly, and the first step is corrected once x0 after
@@ -164,9 +158,7 @@ def dpmpp_3m(
     return follow(denoise, x, adams_log_snr(_knots(process, times), order=3, correct=1), noise)
 
 
-def dpmpp_2m_sde(
-    denoise: Denoise, x: Tensor, times: Tensor, process: Process, *, noise: Noise | None = None
-) -> Iterator[Step]:
+def dpmpp_2m_sde(denoise: Denoise, x: Tensor, times: Tensor, process: Process, *, noise: Noise | None = None) -> Iterator[Step]:
     """The SDE form of DPM-Solver++(2M): DDPM's step with x0 extrapolated to its middle. No noise onto t = 0."""
     return follow(denoise, x, midpoint_log_snr(_knots(process, times), stochastic=True), noise)
 
@@ -245,9 +237,7 @@ def edm_churn(
     _between("edm-churn: churn", churn, 0, 1e6)
     _between("edm-churn: noise_scale", noise_scale, 0, 2)
     if noise is None:
-        raise ConfigError(
-            "edm-churn is stochastic: it needs `noise`, a function that returns fresh N(0, 1) in x's shape."
-        )
+        raise ConfigError("edm-churn is stochastic: it needs `noise`, a function that returns fresh N(0, 1) in x's shape.")
     k = _knots(process, times)
     gamma = min(churn / (len(k.t) - 1), math.sqrt(2) - 1)
     ratios = [sigma / max(alpha, 1e-300) for alpha, sigma in zip(k.alpha[:-1], k.sigma, strict=False)]
@@ -271,9 +261,7 @@ def _heun(
     """Heun's steps, each from raised[i] where that is a time."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     starts = [t if up is None else up for t, up in zip(k.t[:-1], raised, strict=True)]
-    high = (
-        knots(process, torch.tensor([*starts, k.t[-1]], dtype=torch.float64)) if raised != [None] * len(raised) else k
-    )
+    high = knots(process, torch.tensor([*starts, k.t[-1]], dtype=torch.float64)) if raised != [None] * len(raised) else k
     begin = torch.tensor(starts, dtype=dtype, device=x.device)
     end = torch.tensor(k.t[1:], dtype=dtype, device=x.device)
     for i, t in enumerate(begin):
@@ -434,7 +422,5 @@ def _fitting(coefficients: Sequence[Sequence[float]] | None, k: Knots, order: in
         return None
     lengths = [len(row) for row in coefficients]
     if len(lengths) != len(k.t) - 1 or any(not 1 <= n <= min(i + 1, order) for i, n in enumerate(lengths)):
-        raise ConfigError(
-            f"coefficients: {len(k.t) - 1} rows of 1 to {order} weights (the first of 1), got rows of {lengths}."
-        )
+        raise ConfigError(f"coefficients: {len(k.t) - 1} rows of 1 to {order} weights (the first of 1), got rows of {lengths}.")
     return coefficients

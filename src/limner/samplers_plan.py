@@ -75,8 +75,7 @@ def check_times(times: Tensor) -> None:
     falls = bool((times[1:] < times[:-1]).all())  # also False for NaN
     if not (falls and float(times[-1]) >= 0 and float(times[0]) <= 1):
         raise ConfigError(
-            "times: expected falling times in [0, 1], such as 1, 0.5, 0; "
-            f"got {[round(t, 4) for t in times.tolist()[:8]]}."
+            f"times: expected falling times in [0, 1], such as 1, 0.5, 0; got {[round(t, 4) for t in times.tolist()[:8]]}."
         )
 
 
@@ -94,14 +93,10 @@ def knots(process: Process, times: Tensor) -> Knots:
     return Knots(times.tolist(), alpha, sigma, total, tau, lam)
 
 
-def follow(
-    denoise: Denoise, x: Tensor, rows: Sequence[Row], noise: Callable[[], Tensor] | None = None
-) -> Iterator[Step]:
+def follow(denoise: Denoise, x: Tensor, rows: Sequence[Row], noise: Callable[[], Tensor] | None = None) -> Iterator[Step]:
     """Walk x [B C H W] along the rows; yield a Step after each."""
     if noise is None and any(row.noise for row in rows):
-        raise ConfigError(
-            "this sampler is stochastic: it needs `noise`, a function that returns fresh N(0, 1) in x's shape."
-        )
+        raise ConfigError("this sampler is stochastic: it needs `noise`, a function that returns fresh N(0, 1) in x's shape.")
     depth = max(len(row.weights) for row in rows)
     history: list[Tensor] = []
     before = x
@@ -145,9 +140,7 @@ def moments_exponential(num: int, h: float) -> list[float]:
     Below h = 1 that recursion cancels, and the power series e^-h·sum_m h^(m+1)/(m!·(m + k + 1)) is summed instead.
     """
     if h < 1:
-        return [
-            math.exp(-h) * sum(h ** (m + 1) / (math.factorial(m) * (m + k + 1)) for m in range(20)) for k in range(num)
-        ]
+        return [math.exp(-h) * sum(h ** (m + 1) / (math.factorial(m) * (m + k + 1)) for m in range(20)) for k in range(num)]
     values = [-math.expm1(-h)]
     for k in range(1, num):
         values.append(1 - k / h * values[-1])
@@ -163,9 +156,7 @@ def interpolatory(nodes: Sequence[float], moments: Sequence[float]) -> list[floa
 # ---------------------------------------------------------------------------------------------------- plans
 
 
-def adams_flow(
-    k: Knots, *, order: int, correct: int = 0, coefficients: Sequence[Sequence[float]] | None = None
-) -> list[Row]:
+def adams_flow(k: Knots, *, order: int, correct: int = 0, coefficients: Sequence[Sequence[float]] | None = None) -> list[Row]:
     """Return the plan of Adams-Bashforth of `order` on the flow, in the time tau.
 
     Arguments:

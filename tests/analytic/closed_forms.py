@@ -18,9 +18,7 @@ ALL: dict[str, Process] = {
     "linear-beta": LinearBeta(),
     "scaled-linear-beta": ScaledLinearBeta(),
     "tabulated": Tabulated(schedule="linear"),
-    "tabulated-zero-snr": Tabulated(
-        schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, zero_terminal_snr=True
-    ),
+    "tabulated-zero-snr": Tabulated(schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, zero_terminal_snr=True),
 }
 MEAN, SPREAD = 0.7, 0.4
 
@@ -45,9 +43,7 @@ def gaussian(process: Process, mean: float = MEAN, spread: float | Tensor = SPRE
     return denoise
 
 
-def gaussian_flow(
-    process: Process, x: Tensor, t: float, s: float, mean: float = MEAN, spread: float | Tensor = SPREAD
-) -> Tensor:
+def gaussian_flow(process: Process, x: Tensor, t: float, s: float, mean: float = MEAN, spread: float | Tensor = SPREAD) -> Tensor:
     """Return the exact ODE solution at s from x at t: alpha_s·mean + sqrt(V_s/V_t)·(x - alpha_t·mean).
 
     V = alpha²·spread² + sigma².

@@ -60,9 +60,7 @@ def test_every_sampler_is_finite_from_pure_noise_in_one_and_two_steps(process: o
         for num_steps in (1, 2, 3):
             for dtype in (torch.float32, torch.float64):
                 x = eps.to(dtype)
-                steps = list(
-                    sampler(denoise, x, make_grid("uniform", process, num_steps), process, noise=lambda x=x: x)
-                )  # type: ignore[arg-type,misc]
+                steps = list(sampler(denoise, x, make_grid("uniform", process, num_steps), process, noise=lambda x=x: x))  # type: ignore[arg-type,misc]
                 assert len(steps) == num_steps
                 assert steps[-1].t == 0
                 assert steps[-1].x.dtype == dtype
@@ -71,16 +69,12 @@ def test_every_sampler_is_finite_from_pure_noise_in_one_and_two_steps(process: o
 
 @functools.cache
 def fitted(sampler: str, num_steps: int, coefficients: bool) -> object:
-    return fit_grid(
-        mixture(FLOW, RING, WIDTH), FLOW, normal(256, 5), num_steps, sampler=sampler, learn_coefficients=coefficients
-    )
+    return fit_grid(mixture(FLOW, RING, WIDTH), FLOW, normal(256, 5), num_steps, sampler=sampler, learn_coefficients=coefficients)
 
 
 @pytest.mark.parametrize(("sampler", "coefficients"), [("ab2", False), ("ab2", True), ("abm", False), ("unipc", False)])
 @pytest.mark.parametrize("num_steps", [4, 6])
-def test_a_fitted_grid_beats_every_fixed_one_on_noises_it_has_not_seen(
-    sampler: str, coefficients: bool, num_steps: int
-) -> None:
+def test_a_fitted_grid_beats_every_fixed_one_on_noises_it_has_not_seen(sampler: str, coefficients: bool, num_steps: int) -> None:
     denoise, eps = mixture(FLOW, RING, WIDTH), normal(400, 77)
     truth = last(SAMPLERS["ab3"](denoise, eps, make_grid("uniform", FLOW, 400), FLOW))
     fit = fitted(sampler, num_steps, coefficients)

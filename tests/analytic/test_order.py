@@ -34,9 +34,7 @@ def test_a_solver_converges_at_its_order_inside_the_process(name: str, process: 
 @each
 @pytest.mark.parametrize("name", ["abm", "unipc"])
 @pytest.mark.parametrize(("order", "expected"), [(1, 2), (3, 3)])
-def test_predictor_and_corrector_reach_one_order_more_up_to_third(
-    name: str, process: Process, order: int, expected: int
-) -> None:
+def test_predictor_and_corrector_reach_one_order_more_up_to_third(name: str, process: Process, order: int, expected: int) -> None:
     found = measured_order(lambda n: error(name, process, n, 0.9, 0.1, order=order), (40, 80, 160))
     assert found > expected - 0.2
 

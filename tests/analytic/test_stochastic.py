@@ -34,9 +34,7 @@ def moments(
     alpha, sigma = process.alpha(times[:1]), process.sigma(times[:1])
     first = alpha * mean + (alpha**2 * spread**2 + sigma**2).sqrt() * unit[1]
     steps = list(
-        SAMPLERS[name](
-            gaussian(process, mean, spread), first.reshape(rows, 1, 1, 1), times, process, noise=noise, **options
-        )
+        SAMPLERS[name](gaussian(process, mean, spread), first.reshape(rows, 1, 1, 1), times, process, noise=noise, **options)
     )
     states = torch.stack([step.x.flatten() for step in steps])
     return states[:, 0], (states[:, 1:] - states[:, :1]).square().sum(1), steps

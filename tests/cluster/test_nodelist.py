@@ -25,9 +25,7 @@ def test_lists_expand_in_order(text: str, names: list[str]) -> None:
     assert expand(text) == names
 
 
-@pytest.mark.parametrize(
-    "text", ["n[1-2", "n1-2]", "n[2-1]", "n[a]", "n[]", "n[[1]]", "a b", "n[1-999999999]", "n[1-999]x[1-999]"]
-)
+@pytest.mark.parametrize("text", ["n[1-2", "n1-2]", "n[2-1]", "n[a]", "n[]", "n[[1]]", "a b", "n[1-999999999]", "n[1-999]x[1-999]"])
 def test_what_is_no_list_is_refused(text: str) -> None:
     with pytest.raises(ClusterError, match="cannot read this node list"):
         expand(text)

@@ -124,18 +124,14 @@ def test_sinfo_counts_each_node_once_and_only_usable_gpus_as_free() -> None:
     assert nodes["s1"].gpus_free == 1 and nodes["c1"].open
     for total in totals(nodes.values()):
         assert total.free + total.used + total.away == total.total
-    assert next(t for t in totals(nodes.values()) if t.type == "a100") == Total(
-        "a100", free=5, used=3, away=8, total=16
-    )
+    assert next(t for t in totals(nodes.values()) if t.type == "a100") == Total("a100", free=5, used=3, away=8, total=16)
 
 
 def test_text_and_every_json_agree() -> None:
     expected = [node for node in readers.parse_sinfo(SINFO) if node.name in ("g1", "g2")]
     facts = [(n.name, n.gpus, n.cpus, n.cpus_used, n.memory, n.memory_used, n.open, n.partitions) for n in expected]
     for nodes in [readers.parse_scontrol(SCONTROL), *(readers.parse_json(node_json(version)) for version in VERSIONS)]:
-        assert [
-            (n.name, n.gpus, n.cpus, n.cpus_used, n.memory, n.memory_used, n.open, n.partitions) for n in nodes
-        ] == facts
+        assert [(n.name, n.gpus, n.cpus, n.cpus_used, n.memory, n.memory_used, n.open, n.partitions) for n in nodes] == facts
 
 
 def test_rows_of_newer_sinfo_json_are_read_or_refused() -> None:
@@ -191,9 +187,7 @@ def mangled(text: str, seed: int) -> str:
         words = text.split(" ")
         draw.shuffle(words)
         return " ".join(words)
-    return (
-        "sinfo: error: slurm_load_partitions: Unable to contact slurm controller\n" + text[draw.randrange(len(text)) :]
-    )
+    return "sinfo: error: slurm_load_partitions: Unable to contact slurm controller\n" + text[draw.randrange(len(text)) :]
 
 
 READERS = (
@@ -261,9 +255,7 @@ def test_the_recommendation_names_a_command() -> None:
     assert recommend(nodes)[1] == "limner cluster jupyter gpu"
     busy = readers.parse_sinfo("g1|gpu|mixed|gpu:2|gpu:2|4/60/0/64|1000|0||none|")
     assert "No GPU is free" in recommend(busy)[0]
-    away = readers.parse_sinfo(
-        "g1|gpu|down|gpu:2|gpu:0|0/0/64/64|1000|0||none|\nc1|cpu|idle|(null)|(null)|0/4/0/4|9|0||none|"
-    )
+    away = readers.parse_sinfo("g1|gpu|down|gpu:2|gpu:0|0/0/64/64|1000|0||none|\nc1|cpu|idle|(null)|(null)|0/4/0/4|9|0||none|")
     assert recommend(away)[1] == "limner cluster jupyter cpu"
 
 

@@ -43,17 +43,13 @@ def test_uneven_nodes_have_their_own_local_size() -> None:
 @settings(deadline=None)
 @given(st.integers(0, 10**9), st.integers(1, 64))
 def test_all_ranks_agree(job: int, world: int) -> None:
-    found = [
-        rendezvous.environment(slurm(rank, SLURM_JOB_ID=str(job), SLURM_NTASKS=str(world))) for rank in range(world)
-    ]
+    found = [rendezvous.environment(slurm(rank, SLURM_JOB_ID=str(job), SLURM_NTASKS=str(world))) for rank in range(world)]
     assert len({(f["MASTER_ADDR"], f["MASTER_PORT"], f["WORLD_SIZE"]) for f in found}) == 1
     assert 10_000 <= int(found[0]["MASTER_PORT"]) < 30_000
     assert [f["RANK"] for f in found] == [str(rank) for rank in range(world)]
 
 
-@pytest.mark.parametrize(
-    "name", ["SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_JOB_ID", "SLURM_JOB_NODELIST"]
-)
+@pytest.mark.parametrize("name", ["SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_JOB_ID", "SLURM_JOB_NODELIST"])
 @pytest.mark.parametrize("value", ["", "x", "-1"])
 def test_missing_or_strange_variables_are_told(name: str, value: str) -> None:
     if name == "SLURM_JOB_NODELIST" and value:

@@ -208,9 +208,7 @@ def test_the_scaling_model_obeys_its_limits() -> None:
 
 def seconds_of(*args: str) -> float:
     start = time.perf_counter()
-    subprocess.run(
-        args, check=True, capture_output=True, env={"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin"}
-    )
+    subprocess.run(args, check=True, capture_output=True, env={"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin"})
     return time.perf_counter() - start
 
 

@@ -52,9 +52,7 @@ def golden(name: str, text: str) -> None:
 
 def test_the_training_script_is_as_kept() -> None:
     overrides = ["train.lr=1e-3", "text=it's"]
-    golden(
-        "train.sbatch", script.train_script(asked(), around(), recipe="digits", overrides=overrides, run="/runs/a b")
-    )
+    golden("train.sbatch", script.train_script(asked(), around(), recipe="digits", overrides=overrides, run="/runs/a b"))
 
 
 def test_the_sweep_script_is_as_kept() -> None:
@@ -84,15 +82,11 @@ def test_what_would_break_out_of_a_header_is_refused(bad: str) -> None:
 
 
 def test_percent_signs_of_the_users_path_are_doubled() -> None:
-    [line] = [
-        x for x in script.header(script.Resources(hours=1), name="n", log="/a%b/%j.log", requeue=False) if "output" in x
-    ]
+    [line] = [x for x in script.header(script.Resources(hours=1), name="n", log="/a%b/%j.log", requeue=False) if "output" in x]
     assert line == "#SBATCH --output=/a%%b/%j.log"
 
 
-@pytest.mark.parametrize(
-    ("hours", "text"), [(24, "1-00:00:00"), (0.5, "00:30:00"), (0.001, "00:01:00"), (49.25, "2-01:15:00")]
-)
+@pytest.mark.parametrize(("hours", "text"), [(24, "1-00:00:00"), (0.5, "00:30:00"), (0.001, "00:01:00"), (49.25, "2-01:15:00")])
 def test_hours_become_a_time_limit(hours: float, text: str) -> None:
     assert script.clock(hours) == text
 

@@ -179,9 +179,7 @@ def test_predictor_and_corrector_of_unipc_agree_given_the_same_history() -> None
     scheduler.set_timesteps(num_steps)
     times = torch.cat([time(scheduler.timesteps), torch.zeros(1, dtype=torch.float64)])
     row, after = adams_log_snr(knots(ours("linear"), times), order=3, correct=num_steps)[i : i + 2]
-    history = list(
-        torch.randn(4, *X.shape, generator=torch.Generator().manual_seed(5))
-    )  # newest first; [0] is at the step's end
+    history = list(torch.randn(4, *X.shape, generator=torch.Generator().manual_seed(5)))  # newest first; [0] is at the step's end
 
     scheduler._step_index = i
     scheduler.model_outputs = [history[3], history[2], history[1]]

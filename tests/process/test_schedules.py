@@ -20,9 +20,7 @@ ALL: dict[str, Process] = {
     "scaled-linear-beta": ScaledLinearBeta(),
     "tabulated": Tabulated(schedule="linear"),
     "tabulated-cosine": Tabulated(schedule="squaredcos_cap_v2"),
-    "tabulated-zero-snr": Tabulated(
-        schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, zero_terminal_snr=True
-    ),
+    "tabulated-zero-snr": Tabulated(schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, zero_terminal_snr=True),
 }
 each = pytest.mark.parametrize("process", ALL.values(), ids=ALL.keys())
 preserving = pytest.mark.parametrize("process", list(ALL.values())[1:], ids=list(ALL)[1:])

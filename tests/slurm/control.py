@@ -84,9 +84,7 @@ class SlurmCluster:
                 (self.folder / f"{node}-gpu{index}").touch()
             gres.append(f"NodeName={node} Name=gpu Type=a100 File={self.folder}/{node}-gpu[0-{GPUS_PER_NODE - 1}]")
         (self.folder / "gres.conf").write_text("\n".join(gres) + "\n")
-        (self.folder / "slurm.conf").write_text(
-            CONFIG.format(host=host, ports=ports, folder=self.folder, max_jobs=self.max_jobs)
-        )
+        (self.folder / "slurm.conf").write_text(CONFIG.format(host=host, ports=ports, folder=self.folder, max_jobs=self.max_jobs))
         self.call("slurmctld", "-c")
         for node in NODES:
             self.start_node(node)

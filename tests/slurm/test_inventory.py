@@ -58,9 +58,7 @@ def test_drained_down_and_reserved_nodes_are_not_free(slurm: SlurmCluster, shell
         words = ["user=root", "starttime=now", "duration=10", "nodes=n2", "reservationname=test"]
         slurm.call("scontrol", "create", "reservation", *words, *filter(None, [flags]))
         try:
-            slurm.until(
-                lambda: node_of(shell.data("gpus"), "n2")["gpus"][0]["free"] == 0, seconds=90, what="n2 reserved"
-            )
+            slurm.until(lambda: node_of(shell.data("gpus"), "n2")["gpus"][0]["free"] == 0, seconds=90, what="n2 reserved")
         finally:
             slurm.call("scontrol", "delete", "reservationname=test")
         slurm.until(lambda: node_of(shell.data("gpus"), "n2")["gpus"][0]["free"] == 2, seconds=90, what="n2 free")

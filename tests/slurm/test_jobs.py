@@ -187,9 +187,7 @@ def test_a_full_queue_is_told_in_words(shell: Shell, recipe: Path) -> None:
         small.start()
         small.call("sbatch", "--hold", "--array=0-4", "-o", "/dev/null", "--wrap", "sleep 1")
         more = {"SLURM_CONF": small.environment["SLURM_CONF"]}
-        message = shell.limner(
-            "submit", str(recipe), "--sweep", "seed=1,2,3", "--gpus", "0", code=2, timeout=90, **more
-        )
+        message = shell.limner("submit", str(recipe), "--sweep", "seed=1,2,3", "--gpus", "0", code=2, timeout=90, **more)
         assert "queue is full" in message and "limner cluster status" in message
     finally:
         small.stop()

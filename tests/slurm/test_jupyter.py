@@ -189,9 +189,7 @@ def owner_environment(job: str) -> dict[str, str]:
     raise AssertionError("no JupyterLab process of this job")
 
 
-def test_a_unix_socket_keeps_other_users_out_altogether(
-    slurm: SlurmCluster, shell: Shell, sshd: Path, other_user: str
-) -> None:
+def test_a_unix_socket_keeps_other_users_out_altogether(slurm: SlurmCluster, shell: Shell, sshd: Path, other_user: str) -> None:
     profile(shell, sshd)
     local = free_ports(1)[0]
     out = shell.limner("jupyter", "cpu", "--hours", "1", "--socket", "--local-port", str(local), timeout=180)

@@ -112,8 +112,7 @@ def gpus(configured: str, used: str) -> list[Gpus]:
             count -= part
     shared = _shared(have, busy, totals)
     return [
-        Gpus(kind or UNTYPED, total, taken[kind], min(shared.get(kind, 0), total - taken[kind]))
-        for kind, total in totals.items()
+        Gpus(kind or UNTYPED, total, taken[kind], min(shared.get(kind, 0), total - taken[kind])) for kind, total in totals.items()
     ]
 
 

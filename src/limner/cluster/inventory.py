@@ -47,8 +47,7 @@ def find_node(nodes: Iterable[Node], name: str) -> Node:
     table = {node.name: node for node in nodes}
     if name not in table:
         raise ClusterError(
-            f"this cluster has no node {name!r}.{nearest(name, table)}\n"
-            f"It has {len(table)} nodes. Try: limner cluster nodes"
+            f"this cluster has no node {name!r}.{nearest(name, table)}\nIt has {len(table)} nodes. Try: limner cluster nodes"
         )
     return table[name]
 
@@ -68,9 +67,7 @@ def of_type(nodes: Iterable[Node], kind: str) -> Read:
     if not found:
         types = sorted({gpu.type for node in nodes for gpu in node.gpus})
         have = f"It has: {', '.join(types)}." if types else "It has no GPUs."
-        raise ClusterError(
-            f"this cluster has no GPU of type {kind!r}.{nearest(kind, types)} {have}\nTry: limner cluster gpus"
-        )
+        raise ClusterError(f"this cluster has no GPU of type {kind!r}.{nearest(kind, types)} {have}\nTry: limner cluster gpus")
     return found
 
 

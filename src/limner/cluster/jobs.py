@@ -47,9 +47,7 @@ def resources(request: Request, profile: Profile) -> script.Resources:
     Raises: ClusterError when no node of this cluster could ever give it.
     """
     if request.gpus < 0 or request.nodes < 1:
-        raise ClusterError(
-            f"--gpus {request.gpus} --nodes {request.nodes}: give 0 or more GPUs a node, on 1 or more nodes."
-        )
+        raise ClusterError(f"--gpus {request.gpus} --nodes {request.nodes}: give 0 or more GPUs a node, on 1 or more nodes.")
     script.clock(request.hours)
     partition = request.partition or (profile.gpu_partition if request.gpus else profile.cpu_partition)
     all_nodes = inventory.read_nodes()
@@ -99,9 +97,7 @@ def _share(nodes: Sequence[Node], request: Request, profile: Profile) -> tuple[i
     tasks = max(1, request.gpus)
     parts = [node.gpus_total if request.gpus else max(1, node.cpus // 4) for node in nodes]
     fair_cpus = min((max(1, min(16, node.cpus // part)) for node, part in zip(nodes, parts, strict=True)), default=1)
-    fair_memory = min(
-        (int(0.95 * node.memory * tasks / part) for node, part in zip(nodes, parts, strict=True)), default=0
-    )
+    fair_memory = min((int(0.95 * node.memory * tasks / part) for node, part in zip(nodes, parts, strict=True)), default=0)
     cpus = request.cpus or (profile.cpus_per_gpu if request.gpus else 0) or fair_cpus
     per_gpu = profile.memory_per_gpu_gb if request.gpus else 0
     memory = round(request.memory_gb * 1024) or per_gpu * 1024 * tasks or fair_memory
@@ -110,9 +106,7 @@ def _share(nodes: Sequence[Node], request: Request, profile: Profile) -> tuple[i
 
 def surroundings(profile: Profile) -> script.Surroundings:
     """Return what the profile says has to be there before Python runs."""
-    return script.Surroundings(
-        tuple(interpreter(profile)), tuple(profile.modules), profile.activate, dict(profile.environment)
-    )
+    return script.Surroundings(tuple(interpreter(profile)), tuple(profile.modules), profile.activate, dict(profile.environment))
 
 
 def find_recipe(recipe: str) -> str:
@@ -143,9 +137,7 @@ def sweep_points(sweep: Sequence[str]) -> list[list[str]]:
         key, _, values = text.partition("=")
         items = [value.strip() for value in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", values)]
         if not re.fullmatch(r"\w+(\.\w+)*", key) or not all(items) or not re.fullmatch(r"[^,]+(,[^,]+)*", values):
-            raise ClusterError(
-                f"--sweep {shorten(text)}: write key.key=value,value, such as --sweep train.lr=0.001,0.002"
-            )
+            raise ClusterError(f"--sweep {shorten(text)}: write key.key=value,value, such as --sweep train.lr=0.001,0.002")
         axes.append([f"{key}={item}" for item in items])
     if math.prod(len(axis) for axis in axes) > MAX_SWEEP:
         raise ClusterError(f"--sweep asks for more than {MAX_SWEEP} runs. Give fewer values.")
@@ -183,9 +175,7 @@ def plan(
     """
     for verb in chain:
         if verb not in CHAIN:
-            raise ClusterError(
-                f"--chain {shorten(verb)}: there is no such step.{nearest(verb, CHAIN)} Steps: {', '.join(CHAIN)}."
-            )
+            raise ClusterError(f"--chain {shorten(verb)}: there is no such step.{nearest(verb, CHAIN)} Steps: {', '.join(CHAIN)}.")
     if list(chain) != [verb for verb in CHAIN if verb in chain]:
         raise ClusterError(f"--chain {','.join(chain)}: the order is {','.join(CHAIN)}, each once.")
     for text in overrides:
@@ -248,9 +238,7 @@ def sbatch(path: Path, options: Sequence[str] = ()) -> str:
     said = slurm.ask(["sbatch", "--parsable", *options, str(path)], environ=environ)
     job = said.strip().splitlines()[-1].partition(";")[0] if said.strip() else ""
     if not job.isdecimal():
-        raise ClusterError(
-            f"cannot read this: `sbatch` gave no job id but {shorten(said)}.\nTry: limner cluster status"
-        )
+        raise ClusterError(f"cannot read this: `sbatch` gave no job id but {shorten(said)}.\nTry: limner cluster status")
     return job
 
 
@@ -264,9 +252,7 @@ def refuse_double(run: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError, ClusterError):
         return
     if not over:
-        raise ClusterError(
-            f"job {job} already works on {run}.\nTry: limner cluster monitor {job}, or: limner cluster cancel {job}"
-        )
+        raise ClusterError(f"job {job} already works on {run}.\nTry: limner cluster monitor {job}, or: limner cluster cancel {job}")
 
 
 def cancel(job: str) -> str:

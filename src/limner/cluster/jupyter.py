@@ -118,9 +118,7 @@ def describe(job: queue.Job) -> str:
     """Return where a job stands, in words: why it waits and when Slurm expects it to start, or where it runs."""
     if job.pending:
         start = job.start or queue.estimate(job.id)
-        return queue.explain(job.reason) + (
-            f"; Slurm expects it to start at {start.replace('T', ' ')}" if start else ""
-        )
+        return queue.explain(job.reason) + (f"; Slurm expects it to start at {start.replace('T', ' ')}" if start else "")
     if job.running:
         return f"runs on {job.nodes}; its server starts"
     return f"is {job.state.lower()}"
@@ -142,17 +140,12 @@ def choose(job: str | None) -> str:
         if record is not None and record.kind in KINDS:
             return job
         queue.find_job(job)
-        raise ClusterError(
-            f"job {job} serves no page: it is neither a notebook nor TensorBoard.\nTry: limner cluster status"
-        )
+        raise ClusterError(f"job {job} serves no page: it is neither a notebook nor TensorBoard.\nTry: limner cluster status")
     found = alive()
     if not found:
         raise ClusterError("you have no notebook and no TensorBoard on this cluster.\nTry: limner cluster jupyter")
     if len(found) > 1:
-        lines = [
-            f"  limner cluster connect {record.job}   ({record.kind}, {entry.state.lower()})"
-            for record, entry in found[:6]
-        ]
+        lines = [f"  limner cluster connect {record.job}   ({record.kind}, {entry.state.lower()})" for record, entry in found[:6]]
         raise ClusterError("\n".join(["you have several; say which:", *lines]))
     return found[0][0].job
 

@@ -117,9 +117,7 @@ def progress(run: Path) -> Progress:
         newest.update(row)
     losses = [row["loss"] for row in rows if isinstance(row.get("loss"), int | float)][-20:]
     budget = _real(newest.get("budget"))
-    load = {
-        key: value for key, value in newest.items() if key.startswith(("host/", "gpu")) and _real(value) is not None
-    }
+    load = {key: value for key, value in newest.items() if key.startswith(("host/", "gpu")) and _real(value) is not None}
     return Progress(
         run=str(run),
         finished=finished,

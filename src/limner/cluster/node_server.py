@@ -58,9 +58,7 @@ def start_tensorboard(folder: Path, root: str, sock: str) -> tuple[Server, str]:
     remote = f"127.0.0.1:{free_port()}"
     token = (folder / "token").read_text(encoding="utf-8")
     options = ["--logdir", root, "--host", "127.0.0.1", "--port", remote.rpartition(":")[2], "--load_fast", "false"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "limner.cluster.node_server", "tensorboard-child"], stdin=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-m", "limner.cluster.node_server", "tensorboard-child"], stdin=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write(json.dumps(["tensorboard", *options, "--path_prefix", f"/{token}"]).encode() + b"\n")
     process.stdin.close()

@@ -117,9 +117,7 @@ def discover() -> Profile:
     """
     config = slurm.ask(["scontrol", "show", "config"])
     name = re.search(r"(?m)^ClusterName\s*=\s*(\S+)", config)
-    partitions = [
-        key_values(line) for line in slurm.ask(["scontrol", "show", "partition", "-o"]).splitlines() if line.strip()
-    ]
+    partitions = [key_values(line) for line in slurm.ask(["scontrol", "show", "partition", "-o"]).splitlines() if line.strip()]
     with_gpus = {part for node in _nodes() for part in (node.partitions if node.gpus else ())}
     gpu = _best([p for p in partitions if p.get("PartitionName") in with_gpus])
     cpu = _best([p for p in partitions if p.get("PartitionName") not in with_gpus]) or _best(partitions)

@@ -95,9 +95,7 @@ class Job:
     @property
     def never_starts(self) -> bool:
         """Whether it waits for something that cannot come."""
-        return self.pending and (
-            "never" in explain(self.reason) or self.reason.startswith(("BadConstraints", "DependencyNever"))
-        )
+        return self.pending and ("never" in explain(self.reason) or self.reason.startswith(("BadConstraints", "DependencyNever")))
 
     def as_dict(self) -> dict[str, object]:
         """Return the job as plain data for `--json`, the reason in words added."""
@@ -132,22 +130,16 @@ def find_job(job: str) -> Job:
     Raises: ClusterError when `job` is no job id or Slurm knows it no more.
     """
     check_id(job)
-    found = [
-        entry for entry in read_jobs(mine=False, ids=job, over=True) if job in (entry.id, entry.id.partition("_")[0])
-    ]
+    found = [entry for entry in read_jobs(mine=False, ids=job, over=True) if job in (entry.id, entry.id.partition("_")[0])]
     if not found:
-        raise ClusterError(
-            f"there is no job {job} in Slurm's queue, and none that ended just now.\nTry: limner cluster status"
-        )
+        raise ClusterError(f"there is no job {job} in Slurm's queue, and none that ended just now.\nTry: limner cluster status")
     return next((entry for entry in found if not entry.over), found[0])
 
 
 def check_id(job: str) -> str:
     """Return `job` when it is a job id, `123` or `123_4`; raise ClusterError otherwise."""
     if not re.fullmatch(r"\d{1,12}(_\d{1,9})?", job, re.ASCII):
-        raise ClusterError(
-            f"{shorten(job)} is no job id: they look like 123, or 123_4 in an array.\nTry: limner cluster status"
-        )
+        raise ClusterError(f"{shorten(job)} is no job id: they look like 123, or 123_4 in an array.\nTry: limner cluster status")
     return job
 
 
@@ -237,9 +229,7 @@ def parse_json(text: str) -> list[Job]:
         entries = json.loads(text)["jobs"]
         return [_json_job(entry) for entry in entries]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ClusterError(
-            f"cannot read this JSON from squeue: {type(error).__name__}: {shorten(str(error))}."
-        ) from error
+        raise ClusterError(f"cannot read this JSON from squeue: {type(error).__name__}: {shorten(str(error))}.") from error
 
 
 def _json_job(entry: Mapping[str, Any]) -> Job:

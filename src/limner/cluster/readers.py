@@ -77,9 +77,7 @@ def parse_scontrol(text: str) -> list[Node]:
         if "GresUsed" in fields:
             used = fields["GresUsed"]
         elif "AllocTRES" in fields and "gres/" in fields.get("CfgTRES", ""):
-            used = ",".join(
-                f"{i.name}:{i.type}:{i.count}".replace("::", ":") for i in gres.parse_tres(fields["AllocTRES"])
-            )
+            used = ",".join(f"{i.name}:{i.type}:{i.count}".replace("::", ":") for i in gres.parse_tres(fields["AllocTRES"]))
         elif gres.count_gpus(gres.parse(configured)):
             raise ClusterError("cannot read this: `scontrol show node` hides the GPUs in use without its option -d.")
         else:
@@ -132,9 +130,7 @@ def parse_json(text: str) -> list[Node]:
         if isinstance(tree.get("sinfo"), list):
             return _json_rows(tree["sinfo"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ClusterError(
-            f"cannot read this JSON from Slurm: {type(error).__name__}: {shorten(str(error))}."
-        ) from error
+        raise ClusterError(f"cannot read this JSON from Slurm: {type(error).__name__}: {shorten(str(error))}.") from error
     raise ClusterError(f"cannot read this JSON: it has neither `nodes` nor `sinfo`, only {shorten(list(tree))}.")
 
 

@@ -95,9 +95,7 @@ def log_of(job: str) -> Path:
         return Path(pattern.replace("%a", task).replace("%%", "%"))
     path = queue.show(job).get("StdOut", "")
     if not path:
-        raise ClusterError(
-            f"job {job} has no log file: it was started without sbatch.\nTry: limner cluster status {job}"
-        )
+        raise ClusterError(f"job {job} has no log file: it was started without sbatch.\nTry: limner cluster status {job}")
     return Path(path)
 
 
@@ -115,6 +113,4 @@ def run_of(job: str) -> Path:
         command = Path(queue.show(job).get("Command", ""))
         if command.name.endswith(".sbatch") and command.is_absolute():
             return command.parent
-    raise ClusterError(
-        f"job {job} is not a training job of limner, so there is no run to watch.\nTry: limner cluster logs {job}"
-    )
+    raise ClusterError(f"job {job} is not a training job of limner, so there is no run to watch.\nTry: limner cluster logs {job}")

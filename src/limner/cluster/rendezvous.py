@@ -45,14 +45,10 @@ def first_node(environ: Mapping[str, str]) -> str:
 
     Raises: ClusterError when Slurm's variables name none.
     """
-    text = (
-        environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST") or environ.get("SLURM_NODELIST") or ""
-    )
+    text = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST") or environ.get("SLURM_NODELIST") or ""
     names = expand(text)
     if not names:
-        raise ClusterError(
-            "SLURM_JOB_NODELIST is empty: this is not inside a Slurm job.\nTry: limner cluster submit RECIPE"
-        )
+        raise ClusterError("SLURM_JOB_NODELIST is empty: this is not inside a Slurm job.\nTry: limner cluster submit RECIPE")
     return names[0]
 
 

@@ -25,9 +25,7 @@ class Workload:
     """What is trained. Defaults: a transformer of 130 million parameters on cached 4 x 32 x 32 latents, bf16."""
 
     parameters: float = 130e6
-    operations_per_image: float = (
-        3 * 2 * 23e9
-    )  # multiply-adds of a forward pass, times 2 operations, times 3 with backward
+    operations_per_image: float = 3 * 2 * 23e9  # multiply-adds of a forward pass, times 2 operations, times 3 with backward
     bytes_per_image: float = 2 * 4 * 32 * 32 + 77 * 768 * 2  # a latent and its text states in 16 bits
     bytes_per_gradient: float = 2
     averages: int = 2

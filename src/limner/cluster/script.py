@@ -183,9 +183,7 @@ def clock(hours: float) -> str:
     Raises: ClusterError when `hours` is not a positive number below a year.
     """
     if not 0 < hours < 8784:
-        raise ClusterError(
-            f"--hours {hours} is no time limit. Give a number of hours above 0, such as --hours 8 or --hours 0.5"
-        )
+        raise ClusterError(f"--hours {hours} is no time limit. Give a number of hours above 0, such as --hours 8 or --hours 0.5")
     minutes = max(1, round(hours * 60))
     days, rest = divmod(minutes, 1440)
     return (f"{days}-" if days else "") + f"{rest // 60:02}:{rest % 60:02}:00"
@@ -210,9 +208,7 @@ def _path(text: str) -> str:
 def _value(value: object) -> str:
     text = str(value)
     if any(letter in text for letter in '\n\r"\\'):
-        raise ClusterError(
-            f"{shorten(text)} cannot stand in a job script: quotes, backslashes and line breaks are not allowed."
-        )
+        raise ClusterError(f"{shorten(text)} cannot stand in a job script: quotes, backslashes and line breaks are not allowed.")
     return f'"{text}"' if " " in text and not text.startswith("--") else text
 
 

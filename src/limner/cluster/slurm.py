@@ -66,9 +66,7 @@ def ask(args: Sequence[str], *, timeout: float = TIMEOUT_SECONDS, environ: Mappi
     """
     env = {**(os.environ if environ is None else environ), "LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
     try:
-        done = subprocess.run(
-            list(args), capture_output=True, timeout=timeout, env=env, stdin=subprocess.DEVNULL, check=False
-        )
+        done = subprocess.run(list(args), capture_output=True, timeout=timeout, env=env, stdin=subprocess.DEVNULL, check=False)
     except FileNotFoundError as error:
         raise ClusterError(
             f"there is no Slurm on this machine: the command `{args[0]}` was not found.\n"

@@ -11,9 +11,7 @@ from collections.abc import Sequence
 BOLD, RED, GREEN, YELLOW = "1", "31", "32", "33"
 
 
-def table(
-    head: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[int] = (), colour: int | None = None
-) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[int] = (), colour: int | None = None) -> str:
     """Return rows under a head, in columns as wide as they need.
 
     Arguments:
@@ -62,10 +60,7 @@ def _pad(text: str, width: int, right: bool) -> str:
 
 def _colour(word: str) -> str:
     lowered = word.lower()
-    if any(
-        sign in lowered
-        for sign in ("drain", "down", "fail", "maint", "reserv", "not_resp", "invalid", "cancel", "timeout")
-    ):
+    if any(sign in lowered for sign in ("drain", "down", "fail", "maint", "reserv", "not_resp", "invalid", "cancel", "timeout")):
         return RED
     if lowered.startswith(("idle", "free", "mixed", "running", "completed")):
         return GREEN

@@ -30,9 +30,7 @@ def ssh_command(profile: Profile, node: str, remote: str, *, local_port: int = 8
     parts += [_with_user(node_address(profile, node), user)]
     for part in parts:
         if not re.fullmatch(r"[\w./:=@%+,~\\-]+", part, re.ASCII):
-            raise ClusterError(
-                f"the SSH command would need quotes for {part!r}. Change it in cluster.yaml: limner cluster profile"
-            )
+            raise ClusterError(f"the SSH command would need quotes for {part!r}. Change it in cluster.yaml: limner cluster profile")
     return " ".join(parts)
 
 
@@ -60,6 +58,4 @@ def _with_user(host: str, user: str) -> str:
 
 def _this_host() -> str:
     full = socket.getfqdn()
-    return (
-        full if re.fullmatch(r"[A-Za-z0-9][\w.-]*", full) and not full.startswith("localhost") else socket.gethostname()
-    )
+    return full if re.fullmatch(r"[A-Za-z0-9][\w.-]*", full) and not full.startswith("localhost") else socket.gethostname()

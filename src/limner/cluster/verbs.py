@@ -76,9 +76,7 @@ def submit(given: Namespace) -> int:
     from limner.cluster import jobs, profile
 
     chain = [verb.strip() for verb in given.chain.split(",")]
-    plans = jobs.plan(
-        given.recipe, given.overrides, _request(given), profile.load(), out=given.out, sweep=given.sweep, chain=chain
-    )
+    plans = jobs.plan(given.recipe, given.overrides, _request(given), profile.load(), out=given.out, sweep=given.sweep, chain=chain)
     if given.dry_run:
         say("\n".join(f"# {step.path}\n{step.text}" for step in plans))
         return 0
@@ -175,9 +173,7 @@ def profile(given: Namespace) -> int:
     found = profiles.load() if path else profiles.discover()
     if given.init:
         if given.out.exists() and not given.force:
-            raise ClusterError(
-                f"{given.out} is there already. Edit it, or write over it: limner cluster profile --init --force"
-            )
+            raise ClusterError(f"{given.out} is there already. Edit it, or write over it: limner cluster profile --init --force")
         given.out.write_text(profiles.to_yaml(found), encoding="utf-8")
         say(f"{given.out} is written. Complete login_host, jump_host and domain by hand; Slurm does not know them.")
     elif given.json:
@@ -192,9 +188,7 @@ def _request(given: Namespace) -> Request:
     from limner.cluster.jobs import Request
 
     nodes = getattr(given, "nodes", 1)
-    return Request(
-        given.gpus, nodes, given.hours, given.type, given.cpus, given.memory, given.partition, given.qos, given.node
-    )
+    return Request(given.gpus, nodes, given.hours, given.type, given.cpus, given.memory, given.partition, given.qos, given.node)
 
 
 def _serve(kind: str, request: Request, given: Namespace) -> int:

@@ -27,9 +27,7 @@ def gpus_text(nodes: Sequence[Node], *, type: str, shown: int) -> str:
             busy = f"{gpu.used}" + (f"+{gpu.shared} shared" if gpu.shared else "")
             memory = f"{gigabytes(node.memory - node.memory_used)} of {gigabytes(node.memory)}"
             cpus = f"{node.cpus_free} of {node.cpus}"
-            rows.append(
-                [node.name, node.state_text, gpu.type, free, busy, gpu.total, cpus, memory, ",".join(node.partitions)]
-            )
+            rows.append([node.name, node.state_text, gpu.type, free, busy, gpu.total, cpus, memory, ",".join(node.partitions)])
     lines = []
     if rows:
         head = ["node", "state", "GPU", "free", "used", "total", "free CPUs", "free memory", "partitions"]

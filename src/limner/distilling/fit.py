@@ -202,10 +202,11 @@ def fit(
         step += 1
         average.update(named.values(), step)
         now, images = perf_counter(), step * options.batch
-        if budget.seconds is not None:
-            done = (now - started) / max(begun + budget.seconds - started, 1e-9)
-        else:
-            done = images / (budget.images or 1)
+        done = (
+            (now - started) / max(begun + budget.seconds - started, 1e-09)
+            if budget.seconds is not None
+            else images / (budget.images or 1)
+        )
         if step % LOG_STEPS and done < 1:
             continue
         line = {

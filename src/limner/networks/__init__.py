@@ -2,9 +2,8 @@
 
 from limner.config import Config, Family
 from limner.networks.base import Network, NetworkConfig
-from limner.networks.dit import DiT
 from limner.networks.unet import UNet
 
-NETWORKS = Family("network", {"unet": UNet, "dit": DiT})
+NETWORKS = Family("network", {"unet": UNet})
 
-__all__ = ["NETWORKS", "Config", "DiT", "Network", "NetworkConfig", "UNet"]
+__all__ = ["NETWORKS", "Config", "Network", "NetworkConfig", "UNet"]

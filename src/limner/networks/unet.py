@@ -3,7 +3,7 @@
 Pixels are folded into channels first (space-to-depth), so that no convolution runs at full resolution. Time and the pooled
 caption set the scale and shift of every block (FiLM; all blocks' numbers come from one matrix product). Where the resolution is
 low, pixels attend to each other and to the caption's tokens in one attention. Every residual branch and the output start at zero.
-Next: `dit.py`.
+Next: `../model.py`.
 """
 
 from __future__ import annotations
@@ -163,7 +163,9 @@ class UNetModule(nn.Module):
         self.middle_attention = Attention(deep, config.head_width, text_width)
         for i in reversed(range(len(widths))):
             width = widths[i]
-            self.up.append(Level([2 * width if config.skips == "cat" else width] * n, width, config.attention[i], config, text_width))
+            self.up.append(
+                Level([2 * width if config.skips == "cat" else width] * n, width, config.attention[i], config, text_width)
+            )
             if i:
                 self.grow.append(nn.Conv2d(width, 4 * widths[i - 1], 1))  # then depth-to-space: x2
         self.out = nn.Conv2d(widths[0], folded, 3, padding=1)
@@ -210,4 +212,3 @@ class UNetModule(nn.Module):
                 h = F.pixel_shuffle(self.grow[i](h), 2)
         y = self.out(F.silu(image_norm(h)))
         return F.pixel_shuffle(y, self.config.patch)
-

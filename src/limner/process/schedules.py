@@ -155,9 +155,7 @@ class Tabulated(VariancePreserving):
     @model_validator(mode="after")
     def _one_source(self) -> Tabulated:
         if (self.schedule is None) == (self.betas is None):
-            raise ConfigError(
-                "tabulated: give either `schedule` (linear, scaled_linear, squaredcos_cap_v2) or `betas`."
-            )
+            raise ConfigError("tabulated: give either `schedule` (linear, scaled_linear, squaredcos_cap_v2) or `betas`.")
         if self.betas is not None and not all(0 < beta <= 1 for beta in self.betas):
             raise ConfigError("tabulated: every beta lies in (0, 1].")
         return self

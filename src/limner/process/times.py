@@ -234,19 +234,14 @@ def make_grid(
 
 def _named_grid(name: str, process: Process, num_steps: int, t_max: float, options: dict[str, float]) -> Tensor:
     if name not in GRIDS:
-        raise ConfigError(
-            f"grid: there is no {name!r}.{nearest(name, GRIDS)} Allowed: {', '.join(GRIDS)}, or a list of times."
-        )
+        raise ConfigError(f"grid: there is no {name!r}.{nearest(name, GRIDS)} Allowed: {', '.join(GRIDS)}, or a list of times.")
     allowed = list(inspect.signature(GRIDS[name]).parameters)[3:]
     for option in options:
         if option not in allowed:
             raise ConfigError(
-                f"grid {name!r}: there is no option {option!r}.{nearest(option, allowed)} "
-                f"Allowed: {', '.join(allowed) or 'none'}."
+                f"grid {name!r}: there is no option {option!r}.{nearest(option, allowed)} Allowed: {', '.join(allowed) or 'none'}."
             )
     times = GRIDS[name](process, num_steps, t_max=t_max, **options)
     if not bool((times[1:] < times[:-1]).all()):
-        raise ConfigError(
-            f"grid {name!r} cannot be divided into {num_steps} steps from t = {t_max:g} under {process.kind!r}."
-        )
+        raise ConfigError(f"grid {name!r} cannot be divided into {num_steps} steps from t = {t_max:g} under {process.kind!r}.")
     return times

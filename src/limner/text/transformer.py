@@ -57,7 +57,7 @@ class Transformer(TextConfig):
             words = json.loads((folder / "words.json").read_text(encoding="utf-8"))
             if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
                 raise ValueError("words.json is no list of words")
-        except Exception as error:  # noqa: BLE001 (the tokenizers library raises bare Exception)
+        except Exception as error:
             raise CheckpointError(f"{folder}: the text encoder's tokenizer cannot be read: {error}") from error
         return TransformerEncoder(self, tokenizer, set(words))
 

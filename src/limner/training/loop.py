@@ -134,6 +134,7 @@ class Session:
             self.store = recipe.data.open(cache)
         if recipe.data.shape is None:  # only now is it known how large the images are
             refuse_if_too_large(recipe, world=self.world, shape=tuple(self.store.images.shape[1:]))
+        self.notices += [*self.store.notices, *_bad_files(self.store)]
         torch.manual_seed(recipe.train.seed)
         self.model = build_model(recipe, self.store)
         self.order = Order(self.store.split("train"), recipe.train.seed)
@@ -151,7 +152,9 @@ class Session:
         self.accelerator.wait_for_everyone()
         found, notices = checkpoint.latest(self.run) if resume else (None, [])
         if notices and not found:
-            raise CheckpointError("\n".join([*notices[:4], f"No whole checkpoint is left in {self.run}; start anew with another --out."]))
+            raise CheckpointError(
+                "\n".join([*notices[:4], f"No whole checkpoint is left in {self.run}; start anew with another --out."])
+            )
         self.notices += notices
         tensors, state = checkpoint.load(found) if found else ({}, {})
         self.precision = state.get("precision") or self._precision()
@@ -207,11 +210,7 @@ class Session:
         train = self.recipe.train
         text = [p for name, p in self.named.items() if name.startswith("text.")]
         network = [p for name, p in self.named.items() if not name.startswith("text.")]
-        groups = [
-            {"params": group, "base": lr}
-            for group, lr in ((text, train.text_lr or train.lr), (network, train.lr))
-            if group
-        ]
+        groups = [{"params": group, "base": lr} for group, lr in ((text, train.text_lr or train.lr), (network, train.lr)) if group]
         self.named = {name: p for name, p in self.named.items() if name.startswith("text.")} | self.named
         self.parameters = list(self.named.values())
         return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, fused=True)
@@ -273,7 +272,15 @@ class Session:
                 self._finish()
             stopped = (flag.signal or "signal to another process") if stop and not finished else None
             log = StepLog(
-                self.step, self.images, self.seconds, min(budget, 1.0), numbers, tuple(ids.tolist()), self._take_notices(), finished, stopped
+                self.step,
+                self.images,
+                self.seconds,
+                min(budget, 1.0),
+                numbers,
+                tuple(ids.tolist()),
+                self._take_notices(),
+                finished,
+                stopped,
             )
             if finished or stopped:
                 metrics.close()
@@ -453,6 +460,14 @@ class Session:
         digest = json.loads((self.run / "model" / "model.json").read_text(encoding="utf-8"))["weights_sha256"]
         facts = {"step": self.step, "images": self.images, "seconds": round(self.seconds, 2), "model": digest}
         write_text(self.run / "finished.json", json.dumps(facts, indent=1))
+
+
+def _bad_files(store: Store) -> list[str]:
+    """Return a sentence about the files that were left out, the first few by name."""
+    if not store.bad:
+        return []
+    shown = "; ".join(f"{bad.path}: {bad.reason}" for bad in store.bad[:3])
+    return [f"{len(store.bad)} bad files are left out ({shown}{'; ...' if len(store.bad) > 3 else ''}). All: limner data check"]
 
 
 class Window:
