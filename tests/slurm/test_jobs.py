@@ -66,7 +66,7 @@ def test_the_time_limit_saves_all_ranks_and_requeues(slurm: SlurmCluster, shell:
     slurm.until(lambda: shell.data("status", job)[0]["state"] == "PENDING", what="waiting again")
     assert "waits for its start time" in shell.limner("status", job)
     slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now")
-    slurm.until(lambda: len(starts(run)) == 4, what="the second start")
+    slurm.until(lambda: len(starts(run)) == 4, seconds=240, what="the second start")
     assert [start["restarts"] for start in starts(run)] == ["", "", "1", "1"]
     assert "is cancelled" in shell.limner("cancel", job)
 

@@ -156,4 +156,4 @@ def test_two_then_one_then_two_ranks_see_every_image_once(slurm: SlurmCluster, s
         slurm.until(lambda job=job: not slurm.call("squeue", "-h", "-j", job, check=False).strip(), what="the end")
     seen = [int(row["images"]) for row in rows(run) if "loss" in row]
     assert sorted(set(seen)) == list(range(BATCH, LONG + 1, BATCH))  # no step is missing
-    assert difference(alone, run) <= 1e-5
+    assert difference(alone, run) <= 1e-4  # ranks that come and go add their gradients in other orders, and Adam makes more of it
