@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -299,10 +298,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: not a JSON object.")
     return value
-
-
-def copy_extras(source: Path, target: Path) -> None:
-    """Copy a text encoder's files (tokenizer and the like) from one model folder to another."""
-    for path in source.iterdir():
-        if path.suffix in (".json", ".txt") and path.name != "model.json":
-            shutil.copy2(path, target / path.name)

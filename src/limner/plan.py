@@ -30,7 +30,7 @@ from limner.samplers import SAMPLERS
 from limner.types import Conditioning
 
 GIB = 2**30
-PROGRAM = 0.45 * GIB  # Python, torch and a data page cache's worth, before any weight (measured: about 0.4 GiB)
+PROGRAM = 0.45 * GIB  # Python, torch and a data page cache's worth, before any weight: an estimate
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors.torch import load_file
 
 from limner.errors import ConfigError, nearest
 from limner.evaluation.evaluate import evaluate
@@ -20,10 +19,8 @@ from limner.evaluation.run import file_name, provenance
 from limner.evaluation.subject import Progress, make, prompts_for, subject
 from limner.files import write_text
 from limner.generate import changed
-from limner.model import Model
 from limner.sampling import Sampling
-from limner.training.checkpoint import snapshots
-from limner.training.ema import mix, posthoc_weights
+from limner.snapshots import put_ema
 
 MOST_POINTS = 400
 
@@ -83,7 +80,7 @@ def sweep(
     points = []
     for turn, (way, sampling) in enumerate(zip(ways, samplings, strict=True)):
         if "ema" in way:
-            put_ema(who.model, run, float(way["ema"]))
+            put_ema(who.model, run, str(way["ema"]))
         made = make(who.model, prompts, labels, sampling, seed=seed, batch_size=batch_size)
         result = evaluate(
             made.images, who.real, labels=labels, judge=who.judge, compared=compared, intervals=False, cache=who.cache
@@ -113,24 +110,6 @@ def best(points: list[dict[str, Any]], keep_accuracy: float) -> dict[str, Any]:
     least = keep_accuracy * max(known) if known else 0.0
     good = [point for point in points if (point["accuracy"] or 0.0) >= least]
     return min(good, key=lambda point: point["frechet"])
-
-
-def put_ema(model: Model, run: Path, width: float) -> None:
-    """Give a model the weights of another EMA width, rebuilt from the run's snapshots.
-
-    Source: Karras et al. 2024 (arXiv:2312.02696), Algorithm 3.
-    Raises: ConfigError when the run has no snapshots, or the width is out of range.
-    """
-    found = snapshots(Path(run))
-    if not found:
-        raise ConfigError(f"{run}: no snapshots to rebuild EMA widths from; train with train.snapshots=8.")
-    if not 0.005 <= width < 0.28:
-        raise ConfigError(f"ema={width:g}: a width sigma_rel from 0.005 to 0.28.")
-    weights = posthoc_weights([(step, kept) for step, kept, _ in found], max(step for step, _, _ in found), width)
-    state = mix([load_file(path) for _, _, path in found], weights)
-    for prefix, module in (("text.", model.text), ("network.", model.network)):
-        part = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        module.load_state_dict(part, strict=False)
 
 
 def _point(result: dict[str, Any]) -> dict[str, Any]:
