@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 
 from limner.errors import EvaluationError
 from limner.evaluation import distances as d
-from limner.evaluation.intervals import bootstrap_mean, resampled, wilson
+from limner.evaluation.intervals import bootstrap_mean, half, resampled, wilson
 from limner.evaluation.neighbours import kth_distances, nearest
 
 
@@ -265,3 +265,26 @@ def test_the_interval_of_a_mean_and_of_a_share():
     ):
         with pytest.raises(EvaluationError):
             few()
+
+
+def test_an_interval_of_balanced_classes_is_not_that_of_their_shares(rng):
+    """Ten far classes, equally many of each in every set: the true spread over fresh sets, measured, is what is stated."""
+    labels = np.arange(600) % 10
+    centres = rng.normal(size=(10, 6)) * 5
+
+    def fresh() -> np.ndarray:
+        return centres[labels] + rng.normal(size=(600, 6))
+
+    true = float(np.std([d.frechet_distance(fresh(), fresh()) for _ in range(40)]))
+    x, y = fresh(), fresh()
+    low, high = resampled(d.frechet_distance, x, y, labels=(labels, labels))
+    blind = resampled(d.frechet_distance, x, y)
+    assert 1 < (high - low) / (2 * true) < 5  # 1.96 is ideal; halves of few images spread a little more
+    assert blind[1] - blind[0] > 3 * (high - low)
+
+
+def test_half_keeps_the_shares_of_classes(rng):
+    labels = np.repeat([0, 1, 2], [10, 20, 30])
+    rows = half(60, labels, rng)
+    assert len(set(rows.tolist())) == 30
+    assert np.bincount(labels[rows]).tolist() == [5, 10, 15]

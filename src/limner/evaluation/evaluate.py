@@ -110,7 +110,9 @@ def evaluate(
     mine = balanced(count, len(images), labels)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        result["distances"], used = _distances(images, mine, real, count, [*([read] if read else []), *networks], cache, intervals)
+        result["distances"], used = _distances(
+            images, mine, labels, real, count, [*([read] if read else []), *networks], cache, intervals
+        )
     notes += [str(warning.message) for warning in caught if "few" in str(warning.message)][:1]
     notes.append(_count_note(len(images), len(real.references), count))
     result["memorisation"] = _memorisation(images, real)
@@ -223,6 +225,7 @@ def _adherence(read: _Read, real: Real, prompts: Sequence[str] | None, labels: n
 def _distances(
     images: np.ndarray,
     mine: np.ndarray,
+    labels: np.ndarray | None,
     real: Real,
     count: int,
     networks: Sequence[FeatureNetwork],
@@ -233,6 +236,7 @@ def _distances(
     theirs = spread(count, len(real.references))
     floor, floor_rows = _floor(real, count, theirs)
     noise = np.random.default_rng(0).integers(0, 256, (count, *images.shape[1:]), dtype=np.uint8)
+    strata = (None if labels is None else np.asarray(labels)[mine], None if real.labels is None else real.labels[theirs])
     result, used = {}, []
     for network in (*networks, RandomFeatures(images.shape[1])):
         made = Features(network.features(images), network.name, network.sha256)
@@ -241,6 +245,7 @@ def _distances(
             _rows(cache.features(network, real.references), theirs),
             floor=cache.features(network, floor[floor_rows]) if floor is not None else None,
             noise=cache.features(network, noise),
+            labels=strata,
             intervals=intervals,
         )
         used.append({"name": network.name, "sha256": network.sha256})

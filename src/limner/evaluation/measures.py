@@ -19,12 +19,13 @@ import numpy as np
 
 from limner.evaluation import distances
 from limner.evaluation.distances import Features
-from limner.evaluation.intervals import resampled
+from limner.evaluation.intervals import half, resampled
 
 WIDE = 512  # features above which a covariance is too large to resample in seconds
 DRAWS = 24
 
 Measure = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+Labels = tuple[np.ndarray | None, np.ndarray | None]
 
 
 def _frechet(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
@@ -54,12 +55,14 @@ def measure(
     *,
     floor: Features | None = None,
     noise: Features | None = None,
+    labels: Labels = (None, None),
     intervals: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Return {name: {value, interval, floor, ceiling}} of one feature network, all sets at one count.
 
     Arguments:
         made, references: [N, D]. floor: other real images. noise: noise images. Sets that are not given are left out.
+        labels: classes of made and of references, where they are balanced by design; for the intervals.
         intervals: whether to resample; only values where there are fewer than 40 images, or features are wide.
     Raises: EvaluationError as `check_pair`; a floor or noise of another count is refused too.
     """
@@ -78,8 +81,9 @@ def measure(
         if intervals and len(made.values) >= 40 and made.values.shape[1] <= WIDE:
             for function in MEASURES[:3]:
                 for key in function(made.values[:40], references.values[:40]):
-                    result[key]["interval"] = list(resampled(_only(function, key), made.values, references.values, draws=DRAWS))
-            _neighbour_intervals(made.values, references.values, result)
+                    low, high = resampled(_only(function, key), made.values, references.values, labels=labels, draws=DRAWS)
+                    result[key]["interval"] = [low if key == "kernel" else max(0.0, low), high]
+            _neighbour_intervals(made.values, references.values, labels, result)
     return result
 
 
@@ -87,15 +91,16 @@ def _only(function: Measure, key: str) -> Callable[[np.ndarray, np.ndarray], flo
     return lambda x, y: function(x, y)[key]
 
 
-def _neighbour_intervals(x: np.ndarray, y: np.ndarray, result: dict[str, dict[str, Any]]) -> None:
+def _neighbour_intervals(x: np.ndarray, y: np.ndarray, labels: Labels, result: dict[str, dict[str, Any]]) -> None:
     """All four numbers from the same halves, as `resampled`, since neighbours are what takes time."""
     generator = np.random.default_rng(0)
     halves = []
     for _ in range(DRAWS // 2):
-        first, second = generator.permutation(len(x))[: len(x) // 2], generator.permutation(len(y))[: len(y) // 2]
-        halves.append(distances.neighbour_measures(x[first], y[second]))
+        first, second = half(len(x), labels[0], generator), half(len(y), labels[1], generator)
+        count = min(len(first), len(second))
+        halves.append(distances.neighbour_measures(x[first[:count]], y[second[:count]]))
     for key in halves[0]:
-        spread = 1.96 * float(np.std([half[key] for half in halves], ddof=1))
+        spread = 1.96 * float(np.std([each[key] for each in halves], ddof=1))
         top = np.inf if key == "density" else 1.0
         result[key]["interval"] = [max(0.0, result[key]["value"] - spread), min(top, result[key]["value"] + spread)]
 
