@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from limner.codecs import CODECS
 from limner.config import Config, own_code, validate
-from limner.errors import CheckpointError, LimnerError, shorten
+from limner.errors import CheckpointError, ConfigError, LimnerError, shorten
 from limner.files import publish
 from limner.networks import NETWORKS
 from limner.process import PROCESSES, TARGETS
@@ -171,14 +171,19 @@ def locate(path: str | Path) -> Path:
     raise CheckpointError(f"{path}: this is no run or model folder (no model.json, no model/model.json in it).")
 
 
-def load(path: str | Path, *, device: str | torch.device = "cpu", precision: str = "auto", allow: tuple[str, ...] = ()) -> Model:
+def load(path: str | Path, *, device: str | torch.device = "auto", precision: str = "auto", allow: tuple[str, ...] = ()) -> Model:
     """Return the model in a run or model folder.
 
     Arguments:
+        device: `auto` takes the first GPU where there is one, else the CPU.
         precision: `auto` (bf16 where a timed probe shows it faster), `fp32` or `bf16`.
         allow: kinds FILE.py:NAME that the model may use; code is never run because a model names it.
     Raises: CheckpointError when files are missing, damaged or of another format; ConfigError for code not allowed.
     """
+    if precision not in ("auto", "fp32", "bf16"):
+        raise ConfigError(f"precision {precision!r}: auto, fp32 or bf16.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = locate(path)
     document = _read_json(folder / "model.json")
     stated, files = document.pop("weights_sha256", None), document.pop("files", {})

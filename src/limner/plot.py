@@ -5,7 +5,6 @@ matplotlib draws into memory (Agg figures, made without pyplot), so that nothing
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from limner.errors import DataError
+from limner.files import read_metrics
 from limner.process.schedules import Cosine, LinearBeta, Process, RectifiedFlow, ScaledLinearBeta
 
 SCHEDULES: dict[str, Process] = {
@@ -88,37 +88,16 @@ def plot_forward(
     return [_save(figure, Path(out) / "forward.png")]
 
 
-def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """Return the lines of `run_dir`/metrics.jsonl; a torn last line (the run was killed) is left out.
-
-    Raises: DataError when the file is missing or a line before the last is not JSON.
-    """
-    path = Path(run_dir) / "metrics.jsonl"
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file; name the folder of a training run.")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise DataError(f"{path}, line {number}: not JSON.") from error
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
-
-
 def plot_training(run_dir: Path, *, out: Path | None = None) -> list[Path]:
     """Draw the curves of `run_dir`/metrics.jsonl into `out` (else `run_dir`)/training.png.
 
     Loss (and its running mean) with the held-out loss, loss by time-bin, gradient norm, learning rate and images per
     second, over images seen.
     """
-    rows = read_metrics(run_dir)
+    path = Path(run_dir) / "metrics.jsonl"
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file; name the folder of a training run.")
+    rows = list(read_metrics(path))
     if not any("loss" in row for row in rows):
         raise DataError(f"{Path(run_dir) / 'metrics.jsonl'}: no line has a loss yet.")
     figure = _figure(13, 7)

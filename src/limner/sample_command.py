@@ -109,7 +109,7 @@ def sampling_of(model: Model, changes: dict[str, Any]) -> Sampling:
     if str(changes.get("grid", "")).endswith(".json"):
         path = Path(changes["grid"])
         try:
-            grid = json.loads(path.read_text(encoding="utf-8"))
+            grid = json.loads(path.read_text(encoding="utf-8"))["grid"]
             changes = {"steps": len(grid["times"]) - 1, "sampler": grid["sampler"]} | changes | {"grid": grid}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"--grid {path}: not a fitted grid; make one with: limner fit-grid RUN") from error
@@ -121,12 +121,8 @@ def run(request: Request, *, say: Callable[[str], None]) -> None:
 
     Raises: LimnerError of every kind, before anything is written wherever that can be known.
     """
-    if request.precision not in ("auto", "fp32", "bf16"):
-        raise ConfigError(f"--precision {request.precision!r}: auto, fp32 or bf16.")
     keep_freed_memory()
     model = load(request.run, precision=request.precision, allow=request.allow)
-    if torch.cuda.is_available():
-        model.to("cuda")
     if request.ema is not None:
         put_ema(model, request.run, request.ema)
     sampling = sampling_of(model, request.changes)
@@ -138,8 +134,7 @@ def run(request: Request, *, say: Callable[[str], None]) -> None:
         model.check(request.negative)
     if request.out.exists() and not request.out.is_dir():
         raise ConfigError(f"--out {request.out}: is a file, not a folder.")
-    if request.mask and not request.image:
-        raise ConfigError("--mask: only together with --image.")
+    _refuse_what_would_be_ignored(request)
     if not 0 < request.strength <= 1:
         raise ConfigError(f"--strength {request.strength}: above 0 and at most 1.")
     prompts, beginning = request.prompts, None
@@ -172,6 +167,18 @@ def run(request: Request, *, say: Callable[[str], None]) -> None:
         pass
     if request.trajectory:
         _trajectory(model, prompts, sampling, request, beginning)
+
+
+def _refuse_what_would_be_ignored(request: Request) -> None:
+    """Raise ConfigError for options that do not go together, before anything is computed."""
+    if request.mask and not request.image:
+        raise ConfigError("--mask: only together with --image.")
+    if request.interpolate is not None and (request.image or request.num != 1):
+        raise ConfigError("--interpolate: not together with --image or --num.")
+    if request.forever and (request.image or request.interpolate is not None or request.trajectory):
+        raise ConfigError("--forever: not together with --image, --interpolate or --trajectory.")
+    if request.trajectory and request.trajectory.suffix not in (".gif", ".mp4"):
+        raise ConfigError(f"--trajectory {request.trajectory}: a .gif or .mp4 file.")
 
 
 def _picture(path: Path, model: Model, mode: str) -> Tensor:
@@ -238,8 +245,6 @@ def _trajectory(
     """Write the steps of the first images as a GIF (or MP4, where imageio with ffmpeg is installed): state above, x0 below."""
     path = request.trajectory
     assert path is not None
-    if path.suffix not in (".gif", ".mp4"):
-        raise ConfigError(f"--trajectory {path}: a .gif or .mp4 file.")
     each = [prompt for prompt in prompts for _ in range(1 if request.interpolate else request.num)][:TRAJECTORY_IMAGES]
     seeds = range(request.seed, request.seed + len(each))
     first = beginning(slice(0, len(each))) if beginning else None
@@ -303,7 +308,7 @@ def fit(
     if not prompts:
         raise CheckpointError(f"{run}: its model.json names no captions to fit with.")
     chosen = [prompts[i % len(prompts)] for i in range(num)]
-    eps, _ = initial_noise(range(seed, seed + num), model.latent_shape)
+    eps = initial_noise(range(seed, seed + num), model.latent_shape)[0].to(model.device)
     grid = fitting.fit_grid(
         guided(model, chosen, sampling),
         model.process,
@@ -314,6 +319,6 @@ def fit(
         t_max=model.config.t_max,
     )
     path = out or Path(run) / "grids" / f"{sampler}-{steps}.json"
-    write_text(path, json.dumps(grid.model_dump(mode="json") | {"model": model.sha256, "guidance": sampling.guidance}, indent=1))
+    write_text(path, json.dumps({"grid": grid.model_dump(mode="json"), "model": model.sha256, "guidance": sampling.guidance}, indent=1))
     times = ", ".join(f"{t:.3f}" for t in grid.times)
     return path, f"times {times}\nroot mean square distance to the reference {grid.error:.4f}, best fixed grid {grid.baseline:.4f}"

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from limner.errors import DataError
-from limner.plot import plot_forward, plot_schedules, plot_training, read_metrics
+from limner.files import read_metrics
+from limner.plot import plot_forward, plot_schedules, plot_training
 from limner.process.schedules import Cosine
 
 
@@ -60,13 +61,12 @@ def test_a_run_that_has_only_begun_is_drawn(tmp_path: Path) -> None:
 
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     metrics(tmp_path, [line(0), line(1), '{"step": 2, "lo'])
-    assert [row["step"] for row in read_metrics(tmp_path)] == [0, 1]
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1]
 
 
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ([line(0), "torn", line(1)], "line 2: not JSON"),
         ([json.dumps({"step": 1})], "no line has a loss"),
         (None, "no such file"),
     ],

@@ -19,8 +19,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from limner.files import read_metrics
 from limner.training import checkpoint
-from limner.training.tracking import read_metrics
 
 OVERRIDES = ("train.images=480", "train.previews=1", "train.snapshots=3", "train.checkpoint_images=32", "train.keep=2")
 

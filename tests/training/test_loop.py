@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from limner.errors import CheckpointError, ConfigError, NumericalError
+from limner.files import read_metrics
 from limner.training import checkpoint, loop
 from limner.training.loop import Session, learning_rate, train
-from limner.training.tracking import read_metrics
 
 STEPS, BATCH = 24, 18
 SMALL = ("train.batch=18", "train.images=432", "train.snapshots=2", "train.previews=0", "train.log_images=54")

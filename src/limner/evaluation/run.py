@@ -168,7 +168,7 @@ def provenance(who: Subject, made: Made, *, command: str = "") -> dict[str, Any]
 def heldout(run: Path) -> dict[str, Any] | None:
     """Return the run's last held-out loss {loss, bins, images}, on fixed triples of image, noise and time; None without
     one."""
-    from limner.training.tracking import read_metrics
+    from limner.files import read_metrics
 
     last = None
     for line in read_metrics(Path(run) / "metrics.jsonl"):

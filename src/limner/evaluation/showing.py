@@ -13,10 +13,10 @@ from PIL import Image
 from limner.evaluation.page import sheet
 from limner.evaluation.report import write_report
 from limner.evaluation.sections import Pictures
+from limner.files import read_metrics
 from limner.generate import trajectory
 from limner.model import Model
 from limner.sampling import Sampling
-from limner.training.tracking import read_metrics
 
 if TYPE_CHECKING:
     from limner.evaluation.subject import Made, Subject

@@ -9,7 +9,6 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from accelerate import Accelerator
 
 from limner.errors import ConfigError, MissingError, nearest
-from limner.files import write_text
+from limner.files import read_metrics, write_text
 
 
 class Metrics:
@@ -78,19 +77,6 @@ def _trackers(names: tuple[str, ...], run: Path) -> list[Any]:
             raise MissingError(f"train.trackers: {name!r} needs its library: pip install {name}")
         result.append(name)
     return result
-
-
-def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the whole lines of a metrics file; a half-written last line is passed over."""
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and isinstance(value.get("step"), int):
-            yield value
 
 
 def environment() -> dict[str, Any]:
