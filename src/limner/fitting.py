@@ -118,6 +118,7 @@ def fit_grid(
     sampler: str = "abm",
     reference_steps: int = 50,
     reference: str = "heun",
+    check: Denoise | None = None,
     learn_coefficients: bool = False,
     t_max: float = 1.0,
     iterations: int = 12,
@@ -126,7 +127,9 @@ def fit_grid(
     """Return the grid of `num_steps` steps fitted to a denoiser.
 
     Arguments:
-        noises: [B, C, H, W] standard normal; the odd half is only used to report the error and to choose among fits.
+        denoise, check: for noises[0::2], which are fitted to, and for noises[1::2], which report the error and choose among fits;
+            `check` is needed where a denoiser belongs to its rows, as under prompts.
+        noises: [B, C, H, W] standard normal.
         sampler: any deterministic one; `ab2` or `ab3` when coefficients are learned.
         reference_steps, reference: steps and name of the fine solver, on the uniform grid: 50 of Heun are 99
             evaluations.
@@ -146,12 +149,14 @@ def fit_grid(
         raise ConfigError("fit-grid: needs at least 2 noises: half to fit, half to check.")
     with torch.no_grad():
         fine = make_grid("uniform", process, reference_steps, t_max=t_max)
-        target = _sample(denoise, process, noises, fine, reference, {})
-        if not bool(torch.isfinite(target).all()):
-            raise NumericalError("fit-grid: the reference samples are not finite; the model's answers are not numbers.")
-
-        train, check = (_Problem(denoise, process, noises[half::2], target[half::2], sampler, num_steps, t_max) for half in (0, 1))
-        return _fit(train, check, learn_coefficients, iterations, report)
+        problems = []
+        for half, answer in enumerate((denoise, check or denoise)):
+            mine = noises[half::2]
+            target = _sample(answer, process, mine, fine, reference, {})
+            if not bool(torch.isfinite(target).all()):
+                raise NumericalError("fit-grid: the reference samples are not finite; the model's answers are not numbers.")
+            problems.append(_Problem(answer, process, mine, target, sampler, num_steps, t_max))
+        return _fit(problems[0], problems[1], learn_coefficients, iterations, report)
 
 
 def _fit(

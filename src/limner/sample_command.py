@@ -310,15 +310,18 @@ def fit(
     chosen = [prompts[i % len(prompts)] for i in range(num)]
     eps = initial_noise(range(seed, seed + num), model.latent_shape)[0].to(model.device)
     grid = fitting.fit_grid(
-        guided(model, chosen, sampling),
+        guided(model, chosen[0::2], sampling),
         model.process,
         eps,
         steps,
+        check=guided(model, chosen[1::2], sampling),
         sampler=sampler,
         learn_coefficients=coefficients,
         t_max=model.config.t_max,
     )
     path = out or Path(run) / "grids" / f"{sampler}-{steps}.json"
-    write_text(path, json.dumps({"grid": grid.model_dump(mode="json"), "model": model.sha256, "guidance": sampling.guidance}, indent=1))
+    write_text(
+        path, json.dumps({"grid": grid.model_dump(mode="json"), "model": model.sha256, "guidance": sampling.guidance}, indent=1)
+    )
     times = ", ".join(f"{t:.3f}" for t in grid.times)
     return path, f"times {times}\nroot mean square distance to the reference {grid.error:.4f}, best fixed grid {grid.baseline:.4f}"

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer.main
 import yaml
@@ -37,6 +36,11 @@ def test_every_verb_has_help(words: tuple[str, ...], limner: Any) -> None:
     assert done.code == 0 and "usage: limner " in done.out.lower() + " " and done.err == ""
 
 
+def test_options_are_found() -> None:
+    command: Any = typer.main.get_command(app)
+    assert sum(parameter.param_type_name == "option" for parameter in command.commands["sample"].params) > 20
+
+
 @pytest.mark.parametrize("words", [words for words in ALL if words], ids=" ".join)
 def test_every_option_and_verb_says_what_it_is(words: tuple[str, ...]) -> None:
     command: Any = typer.main.get_command(app)
@@ -44,7 +48,7 @@ def test_every_option_and_verb_says_what_it_is(words: tuple[str, ...]) -> None:
         command = command.commands[word]
     assert command.help
     for parameter in command.params:
-        if isinstance(parameter, click.Option):
+        if parameter.param_type_name == "option":
             assert parameter.help, parameter.name
 
 
