@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from limner.config import own_code
 from limner.errors import ConfigError
 from limner.process.schedules import Cosine, LinearBeta, RectifiedFlow, expand
 from limner.process.times import FittedGrid, make_grid
@@ -149,8 +150,6 @@ def test_times_that_are_no_falling_grid_are_refused(name: str, times: list[float
 def test_an_unknown_sampler_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'dpmpp-2m'"):
         get_sampler("dpm-2m")
-    with pytest.raises(ConfigError, match="there is no"):
-        get_sampler("mine.py:fn")
 
 
 def test_ones_own_sampler_is_read_from_a_file_when_that_is_allowed(tmp_path: Path) -> None:
@@ -160,7 +159,10 @@ def test_ones_own_sampler_is_read_from_a_file_when_that_is_allowed(tmp_path: Pat
         "def slow(denoise, x, times, process, *, noise=None):\n"
         "    return euler(denoise, x, times, process)\n"
     )
-    own = get_sampler(f"{path}:slow", own=True)
+    with pytest.raises(ConfigError, match="names code in a file"):
+        get_sampler(f"{path}:slow")
+    with own_code([f"{path}:slow"]):
+        own = get_sampler(f"{path}:slow")
     times, x = make_grid("uniform", FLOW, 3), torch.ones(1, 1, 4, 4)
     *_, one = own(denoise, x, times, FLOW)
     *_, other = SAMPLERS["euler"](denoise, x, times, FLOW)

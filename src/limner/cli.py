@@ -148,6 +148,7 @@ def sample(
 ) -> None:
     """Images from prompts. Image i has seed SEED + i, whatever the batch size."""
     from limner import sample_command
+    from limner.config import own_code
     from limner.guidance import scale_from
 
     changes = {
@@ -180,7 +181,8 @@ def sample(
         allow=tuple(allow or ()),
         out=out,
     )
-    sample_command.run(request, say=lambda words: typer.echo(words, err=True))
+    with own_code([sampler] if sampler else []):
+        sample_command.run(request, say=lambda words: typer.echo(words, err=True))
     typer.echo(str(out))
 
 
@@ -212,6 +214,7 @@ def evaluate(
     import sys
 
     from limner.allocator import keep_freed_memory
+    from limner.config import own_code
     from limner.errors import EvaluationError
     from limner.evaluation import run as judging
     from limner.evaluation.summary import summary
@@ -238,23 +241,24 @@ def evaluate(
     if run is None:
         raise EvaluationError("give a RUN folder, or --images DIR and --references DIR.")
     changes = {"steps": steps, "guidance": guidance, "sampler": sampler}
-    result = judging.evaluate_run(
-        run,
-        num=1000 if num is None else num,
-        seeds=seeds,
-        seed=seed,
-        name=name,
-        cache=cache,
-        sampling=changes,
-        judge=judge,
-        inception=inception,
-        clip=clip,
-        statistics=statistics,
-        precision=precision,
-        batch_size=batch_size,
-        command=command,
-        progress=_progress(),
-    )
+    with own_code([sampler] if sampler else []):
+        result = judging.evaluate_run(
+            run,
+            num=1000 if num is None else num,
+            seeds=seeds,
+            seed=seed,
+            name=name,
+            cache=cache,
+            sampling=changes,
+            judge=judge,
+            inception=inception,
+            clip=clip,
+            statistics=statistics,
+            precision=precision,
+            batch_size=batch_size,
+            command=command,
+            progress=_progress(),
+        )
     typer.echo(summary(result))
     typer.echo(f"report: {run / 'report.html'}")
 

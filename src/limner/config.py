@@ -36,6 +36,11 @@ def own_code(only: Collection[str] | None = None) -> Iterator[None]:
         _own_code.reset(token)
 
 
+def may_run(kind: str) -> bool:
+    """Return whether FILE.py:NAME may be run here: inside an `own_code` block that names it."""
+    return _own_code.get()(kind)
+
+
 class Config(BaseModel):
     """A frozen description; unknown keys are errors that name the nearest known key."""
 
@@ -67,7 +72,7 @@ class Family:
         )
 
     def _own(self, kind: str) -> type[Config]:
-        if not _own_code.get()(kind):
+        if not may_run(kind):
             raise ConfigError(
                 f"{self.name}: kind {shorten(kind)} names code in a file, and code is not loaded from a model or checkpoint.\n"
                 f"If you trust it, name it on the command line: --allow {kind}"

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limner.config import load_own
+from limner.config import load_own, may_run
 from limner.errors import ConfigError, nearest
 from limner.process import Process
 from limner.samplers_plan import (
@@ -352,14 +352,18 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
-def get_sampler(name: str, *, own: bool = False) -> Sampler:
-    """Return the sampler called `name`; `own` also honours FILE.py:NAME, whose NAME is a Sampler or a sampler function.
+def get_sampler(name: str) -> Sampler:
+    """Return the sampler called `name`, or FILE.py:NAME (a Sampler or a sampler function) where `config.own_code` allows it.
 
     Raises: ConfigError naming the nearest samplers.
     """
     if name in SAMPLERS:
         return SAMPLERS[name]
-    if own and ".py:" in name:
+    if ".py:" in name and not may_run(name):
+        raise ConfigError(
+            f"sampler: {name!r} names code in a file, and a model does not make it run. If you trust it, say so: --sampler {name}"
+        )
+    if ".py:" in name:
         found = load_own(name)
         return found if isinstance(found, Sampler) else Sampler(found, order=1, stochastic=True)
     raise ConfigError(f"sampler: there is no {name!r}.{nearest(name, SAMPLERS)} Allowed: {', '.join(SAMPLERS)}.")

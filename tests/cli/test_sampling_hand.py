@@ -121,3 +121,18 @@ def test_a_student_is_distilled_and_sampled_in_two_evaluations(limner: Any, trai
     assert limner("sample", student, "7", "--out", tmp_path / "out").code == 0
     line = json.loads((tmp_path / "out" / "images.jsonl").read_text())
     assert line["steps"] == 2 and line["guidance"] == 1
+
+
+def test_a_sampler_of_ones_own_is_used_from_the_command_line_only(limner: Any, trained: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from limner.samplers import ddim\n\ndef mine(denoise, x, times, process, *, noise=None):\n"
+        "    yield from ddim(denoise, x, times, process)\n"
+    )
+    words = ["sample", trained, "7", "--precision", "fp32"]
+    done = limner(*words, "--sampler", f"{mine}:mine", "--out", tmp_path / "mine")
+    assert done.code == 0, done.err
+    assert limner(*words, "--sampler", "ddim", "--out", tmp_path / "ddim").code == 0
+    assert (pixels(tmp_path / "mine" / "00000.png") == pixels(tmp_path / "ddim" / "00000.png")).all()
+    done = limner("sweep", trained, f"sampler={mine}:mine")
+    assert done.code == 2 and "names code in a file" in done.err

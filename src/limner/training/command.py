@@ -13,7 +13,7 @@ from typing import Any
 from limner import plan as planning
 from limner import recipe as recipes
 from limner.allocator import keep_freed_memory
-from limner.config import read_yaml
+from limner.config import own_code, read_yaml
 from limner.errors import ConfigError, LimnerError
 from limner.recipe import Recipe
 
@@ -58,7 +58,8 @@ def train(name: str, overrides: list[str], *, out: Path | None, resume: bool, ca
 
     started = run.is_dir()
     try:
-        return _follow(loop.train(recipe, run, cache=cache, resume=resume), recipe, run, main)
+        with own_code([recipe.sample.sampler]):  # a recipe may name a sampler of one's own, for the previews
+            return _follow(loop.train(recipe, run, cache=cache, resume=resume), recipe, run, main)
     except LimnerError:
         if not started and main and run.is_dir() and not any(run.iterdir()):
             run.rmdir()
