@@ -26,8 +26,8 @@ from limner.errors import LimnerError
 
 GIB = 2**30
 OPTIONAL = {
-    "diffusers": "VAEs, diffusers' U-Net, export and import",
-    "transformers": "CLIP and T5 text encoders",
+    "diffusers": "the reference in tests and benchmarks",
+    "transformers": "CLIP score and distances in CLIP's features",
     "datasets": "data from the Hugging Face hub",
     "torchmetrics": "FID in Inception's features",
 }

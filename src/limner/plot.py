@@ -76,13 +76,13 @@ def plot_forward(
     times = torch.linspace(0, 1, num_times)
     figure = _figure(1.1 * num_times, 1.2 * len(chosen) + 0.3)
     axes = figure.subplots(len(chosen), num_times, squeeze=False)
-    for row, (name, process) in zip(axes, chosen.items(), strict=True):
+    for place, (row, (name, process)) in enumerate(zip(axes, chosen.items(), strict=True)):
         many = process.add_noise(image.expand(num_times, *image.shape), eps.expand(num_times, *image.shape), times)
         for axis, x_t, t in zip(row, many, times.tolist(), strict=True):
             shown = ((x_t.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy()
             axis.imshow(shown.squeeze(-1) if shown.shape[-1] == 1 else shown, cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
-            if row is axes[0]:
+            if place == 0:
                 axis.set_title(f"t = {t:.2g}", fontsize=8)
         row[0].set_ylabel(name, fontsize=8)
     return [_save(figure, Path(out) / "forward.png")]
@@ -97,6 +97,8 @@ def plot_training(run_dir: Path, *, out: Path | None = None) -> list[Path]:
     path = Path(run_dir) / "metrics.jsonl"
     if not path.is_file():
         raise DataError(f"{path}: there is no such file; name the folder of a training run.")
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
     rows = list(read_metrics(path))
     if not any("loss" in row for row in rows):
         raise DataError(f"{Path(run_dir) / 'metrics.jsonl'}: no line has a loss yet.")
@@ -118,6 +120,8 @@ def plot_training(run_dir: Path, *, out: Path | None = None) -> list[Path]:
     for axis in axes:
         axis.grid(alpha=0.3)
         axis.set_xlabel("images seen")
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 150k
     return [_save(figure, Path(out or run_dir) / "training.png")]
 
 
@@ -174,8 +178,9 @@ def schedules_command(out: Path, image: Path | None) -> list[Path]:
     if image is None:
         from sklearn.datasets import load_digits  # comes with mlxtend
 
-        small = torch.tensor(load_digits().images[3] * 15.9, dtype=torch.uint8)
-        pixels = small.repeat_interleave(4, 0).repeat_interleave(4, 1)[None]
+        small = torch.tensor(load_digits().images[3] * 15.9)[None, None]
+        smooth = torch.nn.functional.interpolate(small, size=(32, 32), mode="bicubic", antialias=True)
+        pixels = smooth[0].clamp(0, 255).to(torch.uint8)
     else:
         from PIL import Image
 
